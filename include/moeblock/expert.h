@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// The expert interface: routed and shared experts use it, and so does a kind that a program registers under a name.
+#ifndef MOEBLOCK_EXPERT_H
+#define MOEBLOCK_EXPERT_H
+
+#include "moeblock/router.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum moeblock_compute {
+    MOEBLOCK_COMPUTE_AUTO = 0, // f32 and f16 weights: f32, all others: bf16
+    MOEBLOCK_COMPUTE_F32 = 1,
+    MOEBLOCK_COMPUTE_BF16 = 2
+} moeblock_compute;
+
+// What a set of experts is made for, and which part of it this rank owns. Rows enter and leave at `hidden` (the
+// latent width where there is one).
+typedef struct moeblock_expert_build {
+    uint32_t struct_size;
+    moeblock_context *context;
+    const moeblock_config *config;
+    const char *config_json;  // the object at experts.config, "{}" when absent
+    int shared;               // 1: the shared expert (experts is then 1)
+    moeblock_compute compute; // F32 or BF16
+    int64_t experts, hidden, intermediate;
+    int64_t e0, e1; // experts owned
+    int64_t i0, i1; // columns of the intermediate owned (gate and up rows)
+    int64_t h0, h1; // output columns owned (down rows)
+} moeblock_expert_build;
+
+// One call on rows of one expert. `rows` holds m pointers: to `hidden` elements for inner, to `intermediate`
+// elements for outer; elements are float32 in F32 compute and bfloat16 bits in BF16 compute. Columns [c0, c1) are
+// absolute; out points at column c0 of the first row, out_stride elements from row to row.
+// inner writes activations in the rows' element type; outer writes float32, in BF16 compute rounded to bfloat16.
+typedef struct moeblock_expert_call {
+    uint32_t struct_size;
+    int64_t expert; // absolute id
+    int64_t m;
+    const void *const *rows;
+    int64_t c0, c1;
+    void *out;
+    int64_t out_stride;
+    void *scratch; // scratch_bytes(self) bytes, 64-byte aligned, of this call alone
+} moeblock_expert_call;
+
+// The calls of an expert kind. `inner` and `outer` may come from several threads at once.
+typedef struct moeblock_expert_class {
+    uint32_t struct_size;
+    // 1: inner and outer can compute any column range that is owned. 0: the kind owns everything on every rank and is
+    // called for whole rows only (c0 = 0, c1 = intermediate or hidden); each rank takes its slice.
+    int splits;
+    moeblock_status (*create)(void *user, const moeblock_expert_build *build, void **self, moeblock_error *error);
+    void (*destroy)(void *self);
+    // As moeblock_router_class.need. `format` names the number format that synth writes (NULL or "bf16", ...).
+    int (*need)(const void *self, int64_t layer, const char *format, int64_t i, moeblock_tensor_need *out);
+    // Finds and checks its tensors, allocates, and says in how many independent items packing is done.
+    // `weights` is borrowed until the last pack.
+    moeblock_status (*open)(void *self, moeblock_weights *weights, int64_t layer, int64_t *items,
+                            moeblock_error *error);
+    // Reads and packs one item; items may run on several threads at once. Reads only what the rank owns.
+    moeblock_status (*pack)(void *self, int64_t item, moeblock_error *error);
+    // Bytes that the packed weights take.
+    size_t (*packed_bytes)(const void *self);
+    // Scratch of one call on at most `m` rows.
+    size_t (*scratch_bytes)(const void *self, int64_t m);
+    // Smallest sensible column range; ranges start at multiples of it counted from i0 (inner) or h0 (outer).
+    int64_t (*granule)(const void *self);
+    moeblock_status (*inner)(const void *self, const moeblock_expert_call *call, moeblock_error *error);
+    moeblock_status (*outer)(const void *self, const moeblock_expert_call *call, moeblock_error *error);
+} moeblock_expert_class;
+
+// Registers an expert kind under `name`, which {"experts": {"type": name}} then selects for the routed experts.
+// The class is copied. Errors: INVALID_ARGUMENT (empty or taken name, missing call).
+MOEBLOCK_API moeblock_status moeblock_register_expert(moeblock_context *context, const char *name,
+                                                      const moeblock_expert_class *expert, void *user,
+                                                      moeblock_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

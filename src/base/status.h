@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Filling the error object.
+#ifndef MB_BASE_STATUS_H
+#define MB_BASE_STATUS_H
+
+#include <stdarg.h>
+
+#include "moeblock/status.h"
+
+// Writes code and message into *error (which may be NULL) and returns code. The message is one sentence; bytes
+// outside printable ASCII and UTF-8 letters in names are escaped as \xNN so that a terminal stays safe.
+moeblock_status mb_fail(moeblock_error *error, moeblock_status code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+// Puts "prefix: " in front of a message that is already there; returns error->code, or `code` when error is NULL.
+moeblock_status mb_fail_prefix(moeblock_error *error, moeblock_status code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+// Returns from the calling function when the expression is not OK.
+#define MB_TRY(expression)                                                                                             \
+    do {                                                                                                               \
+        const moeblock_status mb_try_status = (expression);                                                            \
+        if (mb_try_status != MOEBLOCK_OK) return mb_try_status;                                                        \
+    } while (0)
+
+#endif

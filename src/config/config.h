@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// The checked description of a block. schema.c holds one table row per key (path, type, range, default, help) that
+// points into this struct; parser, printer, messages and docs/config.md come out of that table.
+#ifndef MB_CONFIG_CONFIG_H
+#define MB_CONFIG_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/activation.h"
+#include "moeblock/config.h"
+
+enum { MB_TEXT = 160, MB_SCHEMA_ROWS_MAX = 160 };
+
+// Router primitives, moe-families section 3.2.
+enum mb_router_input { MB_INPUT_HIDDEN, MB_INPUT_AUX };
+enum mb_score { MB_SCORE_SOFTMAX, MB_SCORE_SIGMOID, MB_SCORE_SQRT_SOFTPLUS, MB_SCORE_IDENTITY };
+enum mb_groups { MB_GROUPS_NONE, MB_GROUPS_LIMITED, MB_GROUPS_PER_GROUP };
+enum mb_group_score { MB_GROUP_MAX, MB_GROUP_SUM_TOP2 };
+enum mb_group_fill { MB_FILL_NEGATIVE_INFINITY, MB_FILL_ZERO };
+enum mb_post { MB_POST_NONE, MB_POST_SOFTMAX_K, MB_POST_SIGMOID_K };
+enum mb_norm { MB_NORM_NONE, MB_NORM_SUM, MB_NORM_SUM_CLAMPED, MB_NORM_P };
+enum mb_scale_on { MB_SCALE_WEIGHTS, MB_SCALE_OUTPUT };
+enum mb_apply { MB_APPLY_OUTPUT, MB_APPLY_INPUT };
+enum mb_null { MB_NULL_IDENTITY, MB_NULL_ZERO };
+enum mb_shared_gate { MB_SHARED_UNGATED, MB_SHARED_SIGMOID };
+enum mb_mix { MB_MIX_SUM, MB_MIX_AVERAGE };
+enum mb_gate_up { MB_GATE_UP_SEPARATE, MB_GATE_UP_CONCATENATED, MB_GATE_UP_INTERLEAVED };
+enum mb_layout { MB_LAYOUT_PER_EXPERT, MB_LAYOUT_STACKED };
+enum mb_orientation { MB_OUTPUT_MAJOR, MB_INPUT_MAJOR };
+
+struct mb_router_config {
+    char type[64]; // "moe_gate", "grouped_topk", "topk", "linear", or a registered name
+    enum mb_router_input input;
+    bool input_norm; // RMSNorm without weight before the linear
+    double input_norm_eps;
+    bool input_scale_vector; // times a stored vector [H]
+    double input_scale;      // times a constant; 0: H^-0.5
+    bool linear_bias;
+    bool transposed;    // weight stored [H, E]
+    double logit_scale; // 1: none
+    double softcap;     // 0: none; c * tanh(l / c)
+    enum mb_score score, select_score;
+    bool selection_bias; // JSON: score_correction_bias
+    enum mb_groups groups;
+    int64_t n_group, topk_group;
+    enum mb_group_score group_score;
+    enum mb_group_fill group_fill;
+    enum mb_post post;
+    enum mb_norm norm;
+    double norm_eps; // sum: added; sum_clamped: the minimum
+    double norm_p;
+    double scale; // JSON: routed_scaling_factor
+    enum mb_scale_on scale_on;
+    bool per_expert_scale;
+    int64_t null_experts;
+    enum mb_null null_kind;
+    enum mb_apply apply_weight;
+};
+
+// One feed-forward: a routed expert or the shared one.
+struct mb_ffn_config {
+    int64_t intermediate_size;
+    struct mb_activation activation;
+    bool gated;
+    bool bias; // gate, up and down biases
+};
+
+struct moeblock_config {
+    moeblock_allocator allocator;
+    char source[1024]; // file or name it came from, for messages
+
+    char name[MB_TEXT], model_type[64];
+    int64_t hidden_size, num_experts, num_experts_per_tok;
+    int64_t num_layers;       // 0: unknown
+    char moe_layers[MB_TEXT]; // "3-60" or "1,3,5"; empty: unknown or all
+    double rms_norm_eps;      // of the latent's norms
+
+    bool tp_enabled;
+    int64_t tp_axis;
+    bool ep_enabled;
+    int64_t ep_axis;
+
+    struct mb_router_config router;
+    char expert_type[64]; // "distributed" ("throughput" is the same), or a registered name
+    bool routed_enabled;
+    struct mb_ffn_config routed;
+    bool output_bias;                     // one bias [H] added once to the routed sum
+    int64_t latent_size;                  // 0: none
+    bool latent_bias;                     // both latent projections
+    bool latent_in_norm, latent_out_norm; // RMSNorm after the down, before the up projection
+    bool latent_norm_plus_one;            // weight (1 + w)
+
+    bool shared_enabled;
+    struct mb_ffn_config shared;
+    enum mb_shared_gate shared_gate;
+    enum mb_mix mix;
+    bool parallel_with_moe;
+
+    char weight_path[1024], module_prefix[MB_TEXT];
+    int64_t layer_index; // -1: not given
+    char format[32];     // "auto" or a row of mb_format_table
+    enum mb_layout layout;
+    enum mb_orientation orientation;
+    enum mb_gate_up gate_up, shared_gate_up;
+    char tensor[40][MB_TEXT]; // pattern by enum mb_role (tensors.h), after the module prefix; {expert} and {layer}
+
+    int64_t prefill_chunk, moe_chunk; // 0: none
+    bool replicated_batch;
+
+    char *router_json, *expert_json;   // objects at router.config and experts.config, as text; owned
+    uint8_t given[MB_SCHEMA_ROWS_MAX]; // per schema row: where the value comes from (schema.h)
+};
+
+#endif

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hugging Face config.json -> our description. Rules are data: families.c has a row per model type, spellings.c a row
+// per meaning.
+#ifndef MB_CONFIG_HF_HF_H
+#define MB_CONFIG_HF_HF_H
+
+#include "base/json.h"
+#include "config/config.h"
+
+// True when the object is a Hugging Face configuration (it has "model_type", itself or in text_config).
+bool mb_hf_is_config(const json_t *root);
+
+// Fills `out` (zeroed or holding schema defaults) from `root` for `layer` (-1: the first MoE layer), marking what it
+// sets as MB_FROM_MODEL. Errors: UNSUPPORTED (model type or value by name), INVALID_CONFIG (a missing key, a dense
+// layer: the MoE layers are listed).
+moeblock_status mb_hf_map(const json_t *root, const char *name, int64_t layer, moeblock_config *out,
+                          moeblock_error *error);
+
+// Model types that are mapped, NULL past the end.
+const char *mb_hf_model_type(int i);
+
+#endif

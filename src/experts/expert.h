@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// The base interface of every expert kind is moeblock_expert_class (moeblock/expert.h). The built-in kind, a gated or
+// plain feed-forward, serves as routed experts and as shared expert.
+#ifndef MB_EXPERTS_EXPERT_H
+#define MB_EXPERTS_EXPERT_H
+
+#include "moeblock/expert.h"
+
+// "distributed" and "throughput" (routed) and "shared": ffn.c.
+extern const moeblock_expert_class mb_expert_ffn;
+
+// Registers the built-in kinds. Called once per context.
+moeblock_status mb_experts_register(moeblock_context *context, moeblock_error *error);
+
+// Latent projections around the routed experts (latent.c): down H -> L with optional norm, up L -> H. NULL object where
+// the description has none.
+struct mb_latent;
+moeblock_status mb_latent_create(moeblock_context *context, const moeblock_config *config, moeblock_compute compute,
+                                 struct mb_latent **out, moeblock_error *error);
+void mb_latent_destroy(struct mb_latent *latent);
+moeblock_status mb_latent_load(struct mb_latent *latent, moeblock_weights *weights, int64_t layer,
+                               moeblock_error *error);
+size_t mb_latent_packed_bytes(const struct mb_latent *latent);
+size_t mb_latent_scratch_bytes(const struct mb_latent *latent, int64_t m);
+// Rows of `hidden` elements in the compute's element type -> rows of L, same element type (out [m][L], normed).
+void mb_latent_down(const struct mb_latent *latent, const void *const *rows, int64_t m, void *out, void *scratch);
+// Routed sums [m][L] float32 (not changed) -> float32 [m][H] columns [h0, h1); out points at column h0.
+void mb_latent_up(const struct mb_latent *latent, const float *sums, int64_t m, int64_t h0, int64_t h1, float *out,
+                  int64_t out_stride, void *scratch);
+
+#endif

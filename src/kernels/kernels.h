@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel table: one const table of functions and one packing of weights per CPU level. Everything above works with
+// packed matrices through this table and knows no layout.
+//
+// Numbers (docs/numerics.md): each output is one fp32 chain over ascending k, multiply and add rounded separately;
+// with group scales `acc = acc + scale * chain_of_the_group`, groups ascending. Every level gives the same bytes in
+// BF16 compute. Kernels run with denormals flushed (the caller sets the mode), allocate nothing, read and write only
+// what the contract says, and accept any floats; a NaN in row i reaches only row i.
+#ifndef MB_KERNELS_KERNELS_H
+#define MB_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/activation.h"
+#include "moeblock/status.h"
+
+// How packed weights hold their numbers. Published formats become one of these at load (weights/format.h).
+enum mb_packed_format {
+    MB_PACKED_F32,
+    MB_PACKED_F16, // widened to float32 in the kernel
+    MB_PACKED_BF16,
+    MB_PACKED_FP8, // e4m3 codes, one float32 scale per output and group of `group` inputs
+    MB_PACKED_FP4, // e2m1 codes times 2^(e8m0 - 127) per output and 32 inputs: exact weights in the chain
+    MB_PACKED_FORMATS
+};
+
+// A matrix of n outputs x k inputs; with parts == 2 a gate and an up matrix of n x k each, packed together.
+struct mb_packing {
+    enum mb_packed_format format;
+    int parts;
+    int64_t n, k;
+    int64_t group; // inputs per scale: 128 for FP8, 32 for FP4, else 0
+};
+
+// A rectangle of source weights to pack: outputs [n0, n1) x inputs [k0, k1) of one part. Code (n, k) is at
+// codes + (n - n0) * row_stride + (k - k0) * column_stride (strides in elements of 4, 2, 2, 1 bytes). FP4: a row is
+// bytes of two codes, low nibble first, row_stride in bytes, column_stride 1. k0 is a multiple of the group, and n0 of
+// the level's granule; k1 and n1 likewise unless they are k and n.
+struct mb_piece {
+    int part;
+    int64_t n0, n1, k0, k1;
+    const void *codes;
+    ptrdiff_t row_stride, column_stride;
+    const float *scales;      // FP8: scale (n, g) at (n - n0) * scale_stride + (g - k0 / group)
+    const uint8_t *exponents; // FP4: the same
+    ptrdiff_t scale_stride;
+};
+
+// Rows that enter a product: m pointers to k elements each, float32, or bfloat16 bits when bf16 is set.
+struct mb_rows {
+    const void *const *row;
+    int64_t m;
+    bool bf16;
+};
+
+struct mb_gate_up_call {
+    const struct mb_packing *packing; // parts 2, or 1 for experts without a gate
+    const void *packed;
+    struct mb_rows rows;
+    int64_t n0, n1;                   // columns wanted; n0 is a multiple of the granule
+    const float *gate_bias, *up_bias; // NULL or [n], indexed by the absolute column
+    const struct mb_activation *activation;
+    void *out; // column n0 of row 0; elements as the rows' (bf16: rounded to nearest even)
+    int64_t out_stride;
+    void *scratch;
+};
+
+struct mb_project_call {
+    const struct mb_packing *packing; // parts 1
+    const void *packed;
+    struct mb_rows rows;
+    int64_t n0, n1;
+    const float *bias; // NULL or [n]
+    bool round;        // round each output to bfloat16 (after the bias)
+    float *out;        // column n0 of row 0
+    int64_t out_stride;
+    void *scratch;
+};
+
+struct mb_kernels {
+    const char *name;
+    uint32_t layout;                     // identifies the packing, for what is stored or exchanged
+    int64_t granule;                     // column ranges start at multiples of it
+    bool (*usable)(const char **reason); // whether this machine can run the level, and why
+
+    // Packing. Pieces of one matrix may be packed by several threads at once. Padding is written by the pieces that
+    // touch the last column.
+    size_t (*packed_bytes)(const struct mb_packing *packing);
+    void (*pack)(const struct mb_packing *packing, void *packed, const struct mb_piece *piece);
+
+    // Bytes of scratch that a call on at most m rows needs.
+    size_t (*scratch_bytes)(const struct mb_packing *packing, int64_t m);
+
+    // out[r][n] = activation(sum_k gate[n][k] * row[r][k] + gate_bias[n], the same of up)
+    void (*gate_up)(const struct mb_gate_up_call *call);
+    // out[r][n] = sum_k w[n][k] * row[r][k] + bias[n]
+    void (*project)(const struct mb_project_call *call);
+    // y[i] = y[i] + weight * out[i], multiply and add rounded separately
+    void (*accumulate)(float *y, const float *out, float weight, int64_t n);
+    // bf16 bits of n floats, nearest even
+    void (*to_bf16)(uint16_t *to, const float *from, int64_t n);
+};
+
+extern const struct mb_kernels mb_kernels_ref, mb_kernels_generic;
+
+// All levels of this build, slowest first, ended by NULL.
+extern const struct mb_kernels *const mb_kernel_levels[];
+
+// The level named `name`, or for NULL the one that suits this machine best. NULL with a message when the name is
+// unknown or the machine cannot run it.
+const struct mb_kernels *mb_kernels_select(const char *name, moeblock_error *error);
+
+#endif
