@@ -4,6 +4,7 @@
 #define MB_BASE_STATUS_H
 
 #include <stdarg.h>
+#include <stddef.h>
 
 #include "moeblock/status.h"
 
@@ -15,6 +16,9 @@ moeblock_status mb_fail(moeblock_error *error, moeblock_status code, const char 
 // Puts "prefix: " in front of a message that is already there; returns error->code, or `code` when error is NULL.
 moeblock_status mb_fail_prefix(moeblock_error *error, moeblock_status code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+// Copies text with the same escapes, cut to `capacity` bytes with "..." at the end when it does not fit.
+void mb_escape(char *to, size_t capacity, const char *from);
 
 // Returns from the calling function when the expression is not OK.
 #define MB_TRY(expression)                                                                                             \
