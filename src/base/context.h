@@ -21,7 +21,8 @@ struct mb_registered {
 
 struct moeblock_context {
     moeblock_allocator allocator;
-    struct mb_team *team;
+    struct mb_team *team;       // NULL when the host brings its own parallel-for
+    moeblock_parallel parallel; // run NULL: the team
     const struct mb_kernels *kernels;
     void (*log)(void *user, const char *line);
     void *log_user;
@@ -42,5 +43,6 @@ moeblock_status mb_register(moeblock_context *context, enum mb_registry_kind kin
                             const void *class_memory, size_t class_bytes, void *user, moeblock_error *error);
 const struct mb_registered *mb_registered_find(const moeblock_context *context, enum mb_registry_kind kind,
                                                const char *name);
+void mb_registry_clear(moeblock_context *context);
 
 #endif
