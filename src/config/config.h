@@ -10,7 +10,7 @@
 #include "kernels/activation.h"
 #include "moeblock/config.h"
 
-enum { MB_TEXT = 160, MB_SCHEMA_ROWS_MAX = 160 };
+enum { MB_TEXT = 160, MB_SCHEMA_ROWS_MAX = 192 };
 
 // Router primitives, moe-families section 3.2.
 enum mb_router_input { MB_INPUT_HIDDEN, MB_INPUT_AUX };
@@ -27,6 +27,7 @@ enum mb_shared_gate { MB_SHARED_UNGATED, MB_SHARED_SIGMOID };
 enum mb_mix { MB_MIX_SUM, MB_MIX_AVERAGE };
 enum mb_gate_up { MB_GATE_UP_SEPARATE, MB_GATE_UP_CONCATENATED, MB_GATE_UP_INTERLEAVED };
 enum mb_layout { MB_LAYOUT_PER_EXPERT, MB_LAYOUT_STACKED };
+enum mb_placement { MB_PLACED_INTERNAL, MB_PLACED_NONE };
 enum mb_orientation { MB_OUTPUT_MAJOR, MB_INPUT_MAJOR };
 
 struct mb_router_config {
@@ -108,8 +109,18 @@ struct moeblock_config {
     int64_t prefill_chunk, moe_chunk; // 0: none
     bool replicated_batch;
 
+    // Further spellings, folded into the fields above (schema.h, `folded`).
+    bool norm_topk_prob, dense_backbone;
+    int64_t dense_intermediate_size, shared_count;
+    enum mb_placement shared_placement;
+
     char *router_json, *expert_json;   // objects at router.config and experts.config, as text; owned
     uint8_t given[MB_SCHEMA_ROWS_MAX]; // per schema row: where the value comes from (schema.h)
 };
+
+// A description with the schema's defaults, made by `allocator`; NULL when memory is short.
+moeblock_config *mb_config_new(const moeblock_allocator *allocator);
+// A deep copy, or NULL. Both are freed by moeblock_config_destroy.
+moeblock_config *mb_config_copy(const moeblock_config *config, const moeblock_allocator *allocator);
 
 #endif
