@@ -66,6 +66,7 @@ static void top_k_by_heap(const float *values, int64_t n, int64_t k, int32_t *ou
 
 void mb_top_k(const float *values, int64_t n, int64_t k, int32_t *out)
 {
+    if (k <= 0) return;
     if (k <= INSERTION_MAX_K)
         top_k_by_insertion(values, n, k, out);
     else
