@@ -6,7 +6,7 @@
 #include "base/context.h"
 #include "base/status.h"
 
-static const char *const kind_names[MB_REGISTRY_KINDS] = {"router", "expert"};
+static const char *const kind_names[MB_REGISTRY_KINDS] = {"a router kind", "an expert kind"};
 
 static moeblock_status check_name(const moeblock_context *context, enum mb_registry_kind kind, const char *name,
                                   moeblock_error *error)
@@ -14,16 +14,16 @@ static moeblock_status check_name(const moeblock_context *context, enum mb_regis
     const char *const what = kind_names[kind];
     const size_t longest = sizeof((struct mb_registered *)0)->name - 1;
     if (!name || !*name) {
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "registering a %s kind: its name is empty; give it one", what);
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "registering %s: its name is empty; give it one", what);
     }
     if (strlen(name) > longest) {
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
-                       "registering a %s kind: the name \"%s\" has %zu bytes; at most %zu are allowed", what, name,
+                       "registering %s: the name \"%s\" has %zu bytes; at most %zu are allowed", what, name,
                        strlen(name), longest);
     }
     if (mb_registered_find(context, kind, name)) {
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
-                       "registering a %s kind: the name \"%s\" is taken; choose another", what, name);
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "registering %s: the name \"%s\" is taken; choose another",
+                       what, name);
     }
     return MOEBLOCK_OK;
 }
@@ -36,7 +36,7 @@ moeblock_status mb_register(moeblock_context *context, enum mb_registry_kind kin
     const size_t class_offset = mb_round_up(sizeof(struct mb_registered), _Alignof(max_align_t));
     char *memory = mb_alloc_zero(&context->allocator, class_offset + class_bytes);
     if (!memory) {
-        return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "registering the %s kind \"%s\": %zu bytes could not be had",
+        return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "registering %s \"%s\": %zu bytes could not be had",
                        kind_names[kind], name, class_offset + class_bytes);
     }
     memcpy(memory + class_offset, class_memory, class_bytes);
