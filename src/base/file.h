@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "base/memory.h"
 #include "moeblock/status.h"
@@ -17,6 +18,9 @@ struct mb_file {
     int64_t modified_ns;
     uint64_t device, inode;
 };
+
+// open(), again after EINTR; the descriptor closes on exec.
+int mb_open_retrying(const char *path, int flags, mode_t mode);
 
 // Opens a regular file for reading. NOT_FOUND, or IO with the system's reason (a directory, a FIFO, no permission).
 moeblock_status mb_file_open(const char *path, struct mb_file *out, moeblock_error *error);
