@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bodies of math.h, so that compilers inline and vectorise them: no branches, no table, no library call, no fused
 // multiply-add; only + - * / and integer work in a fixed order. No intermediate result is denormal for |x| above 1e-36
-// (log: for any x), so the bits do not depend on the flush mode there. Polynomials: Chebyshev interpolants, coefficients rounded to
-// float32. Errors stated are the largest over dense sweeps of float32 (tests/unit/test_math.c).
+// (log: for any x), so the bits do not depend on the flush mode there. Polynomials: Chebyshev interpolants,
+// coefficients rounded to float32. tests/unit/test_math.c holds the largest errors.
 #ifndef MB_KERNELS_MATH_INLINE_H
 #define MB_KERNELS_MATH_INLINE_H
 

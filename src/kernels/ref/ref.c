@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+// Level `ref`: the numeric contract of kernels.h as plain scalar loops over plain rows. Every other level is compared
+// with it byte by byte; nobody runs it for speed.
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/float.h"
+#include "kernels/kernels.h"
+#include "kernels/math_inline.h"
+
+// A packed part: rows [n][k] of codes (FP4: [n][k / 2] bytes, low nibble first), from byte `scales` on the scales
+// [n][groups]. A part follows the other at a multiple of 64 bytes.
+struct layout {
+    size_t row_bytes, scales, part_bytes;
+    int64_t groups;
+};
+
+static struct layout layout_of(const struct mb_packing *packing)
+{
+    static const size_t code_bits[MB_PACKED_FORMATS] = {32, 16, 16, 8, 4};
+    static const size_t scale_bytes[MB_PACKED_FORMATS] = {0, 0, 0, 4, 1};
+    const size_t n = (size_t)packing->n;
+    struct layout layout = {.row_bytes = ((size_t)packing->k * code_bits[packing->format] + 7) / 8};
+    layout.groups = packing->group ? mb_ceil_div(packing->k, packing->group) : 0;
+    layout.scales = mb_round_up(n * layout.row_bytes, 64);
+    layout.part_bytes = layout.scales + mb_round_up(n * (size_t)layout.groups * scale_bytes[packing->format], 64);
+    return layout;
+}
+
+static size_t packed_bytes(const struct mb_packing *packing)
+{
+    return layout_of(packing).part_bytes * (size_t)packing->parts;
+}
+
+static void pack_codes(const struct mb_packing *packing, uint8_t *to, const struct mb_piece *piece)
+{
+    static const size_t element_bytes[] = {4, 2, 2, 1};
+    const size_t size = element_bytes[packing->format];
+    const uint8_t *from = piece->codes;
+    for (int64_t n = piece->n0; n < piece->n1; n++) {
+        for (int64_t k = piece->k0; k < piece->k1; k++) {
+            const ptrdiff_t at = (n - piece->n0) * piece->row_stride + (k - piece->k0) * piece->column_stride;
+            memcpy(to + (size_t)(n * packing->k + k) * size, from + at * (ptrdiff_t)size, size);
+        }
+    }
+}
+
+static void pack_nibbles(const struct layout *layout, uint8_t *to, const struct mb_piece *piece)
+{
+    const uint8_t *from = piece->codes;
+    const size_t bytes = (size_t)mb_ceil_div(piece->k1 - piece->k0, 2);
+    for (int64_t n = piece->n0; n < piece->n1; n++) {
+        memcpy(to + (size_t)n * layout->row_bytes + (size_t)piece->k0 / 2, from + (n - piece->n0) * piece->row_stride,
+               bytes);
+    }
+}
+
+static void pack(const struct mb_packing *packing, void *packed, const struct mb_piece *piece)
+{
+    const struct layout layout = layout_of(packing);
+    uint8_t *to = (uint8_t *)packed + (size_t)piece->part * layout.part_bytes;
+    if (packing->format == MB_PACKED_FP4) {
+        pack_nibbles(&layout, to, piece);
+    } else {
+        pack_codes(packing, to, piece);
+    }
+    if (!packing->group) return;
+    const int64_t g0 = piece->k0 / packing->group, g1 = mb_ceil_div(piece->k1, packing->group);
+    for (int64_t n = piece->n0; n < piece->n1; n++) {
+        for (int64_t g = g0; g < g1; g++) {
+            const ptrdiff_t from = (n - piece->n0) * piece->scale_stride + (g - g0);
+            const size_t at = (size_t)(n * layout.groups + g);
+            if (packing->format == MB_PACKED_FP4) {
+                to[layout.scales + at] = piece->exponents[from];
+            } else {
+                memcpy(to + layout.scales + at * sizeof(float), piece->scales + from, sizeof(float));
+            }
+        }
+    }
+}
+
+// Weight (n, k) of a part as float32; of FP8 without its scale.
+static float weight(const struct mb_packing *packing, const struct layout *layout, const uint8_t *part, int64_t n,
+                    int64_t k)
+{
+    const uint8_t *row = part + (size_t)n * layout->row_bytes;
+    uint16_t half;
+    float single;
+    switch (packing->format) {
+    case MB_PACKED_F32:
+        memcpy(&single, row + k * 4, sizeof single);
+        return single;
+    case MB_PACKED_F16:
+        memcpy(&half, row + k * 2, sizeof half);
+        return mb_from_f16(half);
+    case MB_PACKED_BF16:
+        memcpy(&half, row + k * 2, sizeof half);
+        return mb_from_bf16(half);
+    case MB_PACKED_FP8:
+        return mb_from_e4m3(row[k]);
+    default:
+        break;
+    }
+    const uint8_t code = (row[k / 2] >> (k % 2 * 4)) & 15u;
+    return mb_from_fp4(code, part[layout->scales + (size_t)(n * layout->groups + k / packing->group)]);
+}
+
+static float element(const struct mb_rows *rows, int64_t r, int64_t k)
+{
+    if (rows->bf16) return mb_from_bf16(((const uint16_t *)rows->row[r])[k]);
+    return ((const float *)rows->row[r])[k];
+}
+
+// Output n of a part for row r: one chain over ascending k; FP8 adds up scaled chains of the groups.
+static float dot(const struct mb_packing *packing, const void *packed, int part, int64_t n, const struct mb_rows *rows,
+                 int64_t r)
+{
+    const struct layout layout = layout_of(packing);
+    const uint8_t *from = (const uint8_t *)packed + (size_t)part * layout.part_bytes;
+    const bool scaled = packing->format == MB_PACKED_FP8;
+    const int64_t group = scaled ? packing->group : mb_max(packing->k, 1);
+    float sum = 0;
+    for (int64_t k0 = 0; k0 < packing->k; k0 += group) {
+        float chain = 0;
+        for (int64_t k = k0; k < mb_min(k0 + group, packing->k); k++) {
+            chain = chain + weight(packing, &layout, from, n, k) * element(rows, r, k);
+        }
+        if (!scaled) return chain;
+        float scale;
+        memcpy(&scale, from + layout.scales + (size_t)(n * layout.groups + k0 / group) * sizeof scale, sizeof scale);
+        sum = sum + scale * chain;
+    }
+    return sum;
+}
+
+static size_t scratch_bytes(const struct mb_packing *packing, int64_t m)
+{
+    (void)packing;
+    (void)m;
+    return 0;
+}
+
+static void gate_up(const struct mb_gate_up_call *call)
+{
+    const int last = call->packing->parts - 1;
+    for (int64_t r = 0; r < call->rows.m; r++) {
+        for (int64_t n = call->n0; n < call->n1; n++) {
+            float gate = 0, value;
+            if (last) gate = dot(call->packing, call->packed, 0, n, &call->rows, r);
+            if (last && call->gate_bias) gate = gate + call->gate_bias[n];
+            float up = dot(call->packing, call->packed, last, n, &call->rows, r);
+            if (call->up_bias) up = up + call->up_bias[n];
+            mb_activation_apply(call->activation, last ? &gate : NULL, &up, &value, 1);
+            value = mb_one_nan(value);
+            const int64_t at = r * call->out_stride + n - call->n0;
+            if (call->rows.bf16) {
+                ((uint16_t *)call->out)[at] = mb_to_bf16(value);
+            } else {
+                ((float *)call->out)[at] = value;
+            }
+        }
+    }
+}
+
+static void project(const struct mb_project_call *call)
+{
+    for (int64_t r = 0; r < call->rows.m; r++) {
+        for (int64_t n = call->n0; n < call->n1; n++) {
+            float value = dot(call->packing, call->packed, 0, n, &call->rows, r);
+            if (call->bias) value = value + call->bias[n];
+            value = mb_one_nan(value);
+            call->out[r * call->out_stride + n - call->n0] = call->round ? mb_round_bf16(value) : value;
+        }
+    }
+}
+
+static void accumulate(float *y, const float *out, float weight_of_expert, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = mb_one_nan(y[i] + weight_of_expert * out[i]);
+}
+
+static void to_bf16(uint16_t *to, const float *from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) to[i] = mb_to_bf16(from[i]);
+}
+
+static bool usable(const char **reason)
+{
+    *reason = "plain C";
+    return true;
+}
+
+const struct mb_kernels mb_kernels_ref = {
+    .name = "ref",
+    .layout = 1,
+    .granule = 1,
+    .usable = usable,
+    .packed_bytes = packed_bytes,
+    .pack = pack,
+    .scratch_bytes = scratch_bytes,
+    .gate_up = gate_up,
+    .project = project,
+    .accumulate = accumulate,
+    .to_bf16 = to_bf16,
+};
