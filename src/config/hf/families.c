@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+// One row per model type (moe-families 1.3 to 1.7 and 9). Formula numbers F1 to F19 are those of section 2 there.
+#include "config/hf/families.h"
+
+#define PIPELINE(preset, scores)                                                                                       \
+    .type = preset, .score = scores, .select_score = scores, .logit_scale = 1, .input_scale = 1, .n_group = 1,         \
+    .topk_group = 1, .scale = 1
+#define LIMITED(how, fill) .groups = MB_GROUPS_LIMITED, .group_score = how, .group_fill = fill
+#define SUMMED(eps) .norm = MB_NORM_SUM, .norm_eps = eps
+
+static const struct mb_router_config softmax_then_top_k = {PIPELINE("linear", MB_SCORE_SOFTMAX), SUMMED(0)}; // F1
+static const struct mb_router_config softmax_raw = {PIPELINE("linear", MB_SCORE_SOFTMAX)};                   // F2
+static const struct mb_router_config top_k_then_softmax = {PIPELINE("topk", MB_SCORE_IDENTITY),
+                                                           .post = MB_POST_SOFTMAX_K}; // F3
+static const struct mb_router_config top_k_with_bias = {PIPELINE("topk", MB_SCORE_IDENTITY), .post = MB_POST_SOFTMAX_K,
+                                                        .linear_bias = true}; // F3
+static const struct mb_router_config softmax_best_of_group = {PIPELINE("linear", MB_SCORE_SOFTMAX),
+                                                              LIMITED(MB_GROUP_MAX, MB_FILL_ZERO)}; // F4
+static const struct mb_router_config softmax_groups = {PIPELINE("linear", MB_SCORE_SOFTMAX),
+                                                       LIMITED(MB_GROUP_SUM_TOP2, MB_FILL_ZERO), SUMMED(1e-20)}; // F5
+static const struct mb_router_config softmax_clamped_sum = {
+    PIPELINE("linear", MB_SCORE_SOFTMAX), .selection_bias = true, .norm = MB_NORM_SUM_CLAMPED, .norm_eps = 1e-12}; // F6
+static const struct mb_router_config softmax_biased = {PIPELINE("linear", MB_SCORE_SOFTMAX),
+                                                       .selection_bias = true}; // F7
+static const struct mb_router_config softmax_of_residual = {.type = "linear",
+                                                            .score = MB_SCORE_SOFTMAX,
+                                                            .select_score = MB_SCORE_SOFTMAX,
+                                                            .logit_scale = 1,
+                                                            .n_group = 1,
+                                                            .topk_group = 1,
+                                                            .scale = 1,
+                                                            .input = MB_INPUT_AUX,
+                                                            .input_norm = true,
+                                                            .input_norm_eps = 1e-6,
+                                                            .input_scale = 0, // H^-0.5
+                                                            .norm = MB_NORM_SUM,
+                                                            .input_scale_vector = true,
+                                                            .per_expert_scale = true}; // F9
+static const struct mb_router_config moe_gate = {PIPELINE("moe_gate", MB_SCORE_SIGMOID),
+                                                 LIMITED(MB_GROUP_SUM_TOP2, MB_FILL_NEGATIVE_INFINITY),
+                                                 .selection_bias = true, SUMMED(1e-20)}; // F10
+static const struct mb_router_config moe_gate_filled = {PIPELINE("moe_gate", MB_SCORE_SIGMOID),
+                                                        LIMITED(MB_GROUP_SUM_TOP2, MB_FILL_ZERO),
+                                                        .selection_bias = true, SUMMED(1e-20)}; // F11
+static const struct mb_router_config sigmoid_biased = {PIPELINE("linear", MB_SCORE_SIGMOID), .selection_bias = true,
+                                                       SUMMED(0)}; // F12
+static const struct mb_router_config sigmoid_biased_1e20 = {PIPELINE("linear", MB_SCORE_SIGMOID),
+                                                            .selection_bias = true, SUMMED(1e-20)}; // F12
+static const struct mb_router_config sigmoid_biased_1e6 = {PIPELINE("linear", MB_SCORE_SIGMOID), .selection_bias = true,
+                                                           SUMMED(1e-6)}; // F12
+static const struct mb_router_config sigmoid_scaled_output = {
+    PIPELINE("linear", MB_SCORE_SIGMOID), .selection_bias = true, SUMMED(0), .scale_on = MB_SCALE_OUTPUT}; // F13
+static const struct mb_router_config top_k_then_sigmoid = {
+    PIPELINE("linear", MB_SCORE_IDENTITY), .post = MB_POST_SIGMOID_K, .apply_weight = MB_APPLY_INPUT}; // F14
+static const struct mb_router_config top_k_either = {PIPELINE("linear", MB_SCORE_IDENTITY), .post = MB_POST_SOFTMAX_K,
+                                                     SUMMED(0)}; // F3 or F15, as the score key says
+static const struct mb_router_config sqrt_softplus = {PIPELINE("linear", MB_SCORE_SQRT_SOFTPLUS),
+                                                      .selection_bias = true, SUMMED(1e-20)}; // F16
+
+// Expert computations, moe-families 1.10.
+static const struct mb_hf_expert plain = {.activation = NULL};
+static const struct mb_hf_expert swiglu_oai = {
+    .activation = "swiglu_oai", .clamp = MB_CLAMP_BEFORE, .alpha = 1.702f, .limit = 7.0f};
+static const struct mb_hf_expert swiglu_oai_biased = {
+    .activation = "swiglu_oai", .clamp = MB_CLAMP_BEFORE, .alpha = 1.702f, .limit = 7.0f, .bias = true};
+static const struct mb_hf_expert clamped_before = {.activation = NULL, .clamp = MB_CLAMP_BEFORE, .limit = 10.0f};
+static const struct mb_hf_expert clamped_after = {
+    .activation = NULL, .clamp = MB_CLAMP_AFTER, .shared_own_limit = true};
+static const struct mb_hf_expert ungated = {.activation = NULL, .ungated = true};
+static const struct mb_hf_expert bias_on_sum = {.activation = NULL, .output_bias = true};
+
+// Text keys whose value counts, with all the values that are known.
+static const struct mb_hf_value v2_values[] = {{MB_HF_TOPK_METHOD, "greedy", MB_HF_NO_GROUPS},
+                                               {MB_HF_TOPK_METHOD, "group_limited_greedy", MB_HF_AS_IS},
+                                               {MB_HF_SCORE, "softmax", MB_HF_AS_IS},
+                                               {0, NULL, MB_HF_AS_IS}};
+static const struct mb_hf_value v3_values[] = {
+    {MB_HF_TOPK_METHOD, "noaux_tc", MB_HF_AS_IS}, {MB_HF_SCORE, "sigmoid", MB_HF_AS_IS}, {0, NULL, MB_HF_AS_IS}};
+static const struct mb_hf_value dots_values[] = {{MB_HF_TOPK_METHOD, "noaux_tc", MB_HF_AS_IS},
+                                                 {MB_HF_SCORE, "sigmoid", MB_HF_AS_IS},
+                                                 {MB_HF_SCORE, "noaux_tc", MB_HF_AS_IS},
+                                                 {0, NULL, MB_HF_AS_IS}};
+static const struct mb_hf_value v4_values[] = {
+    {MB_HF_TOPK_METHOD, "noaux_tc", MB_HF_AS_IS}, {MB_HF_SCORE, "sqrtsoftplus", MB_HF_AS_IS}, {0, NULL, MB_HF_AS_IS}};
+static const struct mb_hf_value softmax_values[] = {{MB_HF_SCORE, "softmax", MB_HF_AS_IS}, {0, NULL, MB_HF_AS_IS}};
+static const struct mb_hf_value cohere_values[] = {{MB_HF_SCORE, "softmax", MB_HF_SOFTMAX_K},
+                                                   {MB_HF_SCORE, "sigmoid", MB_HF_SIGMOID_K},
+                                                   {MB_HF_SHARED_MIX, "sum", MB_HF_MIX_SUM},
+                                                   {MB_HF_SHARED_MIX, "average", MB_HF_MIX_AVERAGE},
+                                                   {0, NULL, MB_HF_AS_IS}};
+static const struct mb_hf_value null_values[] = {{MB_HF_NULL_KIND, "identity", MB_HF_AS_IS}, {0, NULL, MB_HF_AS_IS}};
+
+#define MODEL "model.layers.{layer}"
+#define VISION_TEXT "model.language_model.layers.{layer}"
+#define WRAPPED "language_model.model.layers.{layer}"
+
+// clang-format off
+#define NORM MB_HF_READS_NORM
+#define NORM_SAID (MB_HF_READS_NORM | MB_HF_NORM_IF_SAID)
+#define SCALE MB_HF_READS_SCALE
+#define WIDE MB_HF_GENERAL_IS_EXPERT
+#define SIGMOID MB_HF_SIGMOID_SHARED
+#define NONE MB_HF_NO_SHARED
+#define COUNT MB_HF_SHARED_BY_COUNT
+#define ONE MB_HF_SHARED_ONE_OR_COUNT
+#define WIDTH MB_HF_SHARED_BY_WIDTH
+#define ALL MB_HF_ALL_LAYERS
+#define DENSE_FIRST MB_HF_AFTER_DENSE
+#define STEPS MB_HF_SPARSE_STEPS
+
+const struct mb_hf_family mb_hf_families[] = {
+    // The DeepSeek line
+    {"deepseek_v2", NULL, MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE},
+    {"deepseek_v3", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"kimi_k2", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"deepseek_v32", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"glm4_moe", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"glm4_moe_lite", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"glm4v_moe", "text_config", VISION_TEXT, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"glm_moe_dsa", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"dots1", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, dots_values, NORM_SAID | SCALE},
+    {"exaone_moe", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_moe_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"solar_open", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"mimo_v2_flash", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, NONE, MB_HF_FREQUENCY_LIST, v3_values, NORM | SCALE},
+    {"axk2", NULL, MODEL, &moe_gate_filled, &plain, &mb_hf_deepseek, COUNT, ALL, v3_values, NORM | SCALE},
+    {"bailing_hybrid", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_expert_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"kimi_linear", NULL, MODEL, &moe_gate, &plain, &mb_hf_kimi_linear, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"nemotron_h", NULL, "backbone.layers.{layer}", &moe_gate, &ungated, &mb_hf_nemotron, WIDTH, MB_HF_BLOCK_LETTERS, v3_values, NORM | SCALE},
+    {"mistral4", NULL, MODEL, &softmax_groups, &plain, &mb_hf_mistral4, COUNT, DENSE_FIRST, softmax_values, NORM | SCALE},
+    {"mistral_large4", "text_config", "layers.{layer}", &softmax_groups, &plain, &mb_hf_mistral_large4, COUNT, DENSE_FIRST, softmax_values, SCALE},
+    {"unlimited_ocr", "text_config", MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE},
+    {"deepseek_v4", NULL, "layers.{layer}", &sqrt_softplus, &clamped_before, &mb_hf_deepseek_v4, COUNT, MB_HF_AFTER_HASH, v4_values, NORM | SCALE | MB_HF_PLAIN_ONLY},
+    // Sigmoid with a selection bias, without groups
+    {"afmoe", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_afmoe, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"hy_v3", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_hy_v3, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"minimax_m2", NULL, MODEL, &sigmoid_biased, &plain, &mb_hf_mixtral, NONE, ALL, v3_values, WIDE},
+    {"minimax_m3_vl", "text_config", WRAPPED, &sigmoid_scaled_output, &swiglu_oai, &mb_hf_minimax_m3, WIDTH, ALL, v3_values, SCALE | WIDE},
+    {"step3p7", "text_config", MODEL, &sigmoid_scaled_output, &clamped_after, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, v3_values, SCALE},
+    {"step3p5", NULL, MODEL, &sigmoid_scaled_output, &clamped_after, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, v3_values, SCALE},
+    {"laguna", NULL, MODEL, &sigmoid_scaled_output, &plain, &mb_hf_laguna, WIDTH, ALL, v3_values, SCALE},
+    {"lfm2_moe", NULL, MODEL, &sigmoid_biased_1e6, &plain, &mb_hf_lfm2, NONE, DENSE_FIRST, v3_values, NORM | SCALE},
+    // Softmax over all experts
+    {"mixtral", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_mixtral, NONE, ALL, NULL, WIDE},
+    {"minimax", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_mixtral, NONE, ALL, NULL, WIDE},
+    {"qwen2_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, WIDTH, STEPS, NULL, NORM_SAID | SIGMOID},
+    {"qwen3_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, STEPS, NULL, NORM_SAID},
+    {"qwen3_next", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, WIDTH, STEPS, NULL, NORM | SIGMOID},
+    {"qwen3_vl_moe", "text_config", VISION_TEXT, &softmax_then_top_k, &plain, &mb_hf_qwen_input_major, NONE, STEPS, NULL, 0},
+    {"qwen3_omni_moe", "thinker_config.text_config", "thinker.model.layers.{layer}", &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, STEPS, NULL, NORM},
+    {"qwen3_5_moe", "text_config", VISION_TEXT, &softmax_then_top_k, &plain, &mb_hf_qwen_stacked, WIDTH, ALL, NULL, SIGMOID},
+    {"qwen4_exp", "text_config", VISION_TEXT, &softmax_then_top_k, &plain, &mb_hf_qwen, WIDTH, ALL, NULL, NORM | SIGMOID},
+    {"mellum", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, ALL, NULL, NORM},
+    {"olmoe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, ALL, NULL, NORM_SAID | WIDE},
+    {"flex_olmo", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, ALL, NULL, NORM_SAID | WIDE},
+    {"jamba", NULL, MODEL, &softmax_raw, &plain, &mb_hf_jamba, NONE, MB_HF_PERIODIC, NULL, WIDE},
+    {"hunyuan_v1_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_hunyuan, ONE, DENSE_FIRST, NULL, WIDE},
+    {"ernie4_5_moe", NULL, MODEL, &softmax_clamped_sum, &plain, &mb_hf_ernie, COUNT, MB_HF_BETWEEN, NULL, MB_HF_READS_SHARED_BIAS},
+    {"longcat_flash", NULL, MODEL, &softmax_biased, &plain, &mb_hf_longcat, NONE, ALL, null_values, SCALE | MB_HF_READS_ROUTER_BIAS},
+    {"gemma4", "text_config", VISION_TEXT, &softmax_of_residual, &plain, &mb_hf_gemma, NONE, MB_HF_WHEN_ENABLED, NULL, 0},
+    {"diffusion_gemma", "text_config", "model.decoder.layers.{layer}", &softmax_of_residual, &plain, &mb_hf_gemma, NONE, MB_HF_WHEN_ENABLED, NULL, 0},
+    // Top-k of the logits first
+    {"gpt_oss", NULL, MODEL, &top_k_with_bias, &swiglu_oai_biased, &mb_hf_gpt_oss, NONE, ALL, NULL, WIDE | MB_HF_STORES_MXFP4},
+    {"openai_privacy_filter", NULL, MODEL, &top_k_with_bias, &swiglu_oai_biased, &mb_hf_privacy_filter, NONE, ALL, NULL, WIDE},
+    {"granitemoe", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, NONE, ALL, NULL, WIDE},
+    {"granitemoeshared", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, WIDTH, ALL, NULL, WIDE},
+    {"granitemoehybrid", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, WIDTH, ALL, NULL, WIDE},
+    {"granitemoe_swa", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite_swa, WIDTH, ALL, NULL, WIDE},
+    {"jetmoe", NULL, MODEL, &top_k_then_softmax, &bias_on_sum, &mb_hf_jetmoe, NONE, ALL, NULL, WIDE},
+    {"aria", "text_config", WRAPPED, &top_k_then_softmax, &plain, &mb_hf_aria, COUNT, ALL, NULL, WIDE},
+    {"cohere2_moe", NULL, MODEL, &top_k_either, &plain, &mb_hf_deepseek, COUNT, ALL, cohere_values, NORM | WIDE},
+    {"llama4", "text_config", WRAPPED, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE},
+    {"llama4_text", NULL, MODEL, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE},
+    {.model_type = NULL},
+};
+// clang-format on
+
+const struct mb_hf_refused mb_hf_refused_families[] = {
+    {"axk1", "an RMSNorm on the sum of routed and shared experts"},
+    {"dbrx", "expert tensors flattened to [E * I, H]"},
+    {"ernie4_5_vl_moe", "two banks of experts chosen by token type"},
+    {"phimoe", "the sparsemixer router"},
+    {"switch_transformers", "expert capacity"},
+    {"nllb_moe", "expert capacity and a second-expert policy"},
+    {"zaya", "a router network that carries state from layer to layer"},
+    {"muse_spark", "a norm on each expert's output"},
+    {"inkling", "weights normalised jointly with the shared experts"},
+    {"doge", "product-key experts"},
+    {NULL, NULL},
+};

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// Values of a config.json by meaning, with messages that name file, key, found and expected.
+#include "config/hf/source.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/status.h"
+
+const json_t *mb_hf_at(const json_t *object, const char *path)
+{
+    const char *dot;
+    while (object && (dot = strchr(path, '.'))) {
+        object = json_object_getn(object, path, (size_t)(dot - path));
+        path = dot + 1;
+    }
+    const json_t *value = json_object_get(object, path);
+    return json_is_null(value) ? NULL : value;
+}
+
+const json_t *mb_hf_find(const struct mb_hf_source *source, enum mb_hf_meaning meaning, const char **key)
+{
+    const char *const *keys = mb_hf_spellings[meaning].keys;
+    for (int i = 0; i < MB_HF_SPELLINGS_MAX && keys[i]; i++) {
+        const json_t *value = mb_hf_at(source->scope, keys[i]);
+        *key = keys[i];
+        if (value) return value;
+    }
+    *key = keys[0];
+    return NULL;
+}
+
+static void describe(const json_t *value, char out[80])
+{
+    switch (json_typeof(value)) {
+    case JSON_STRING:
+        snprintf(out, 80, "\"%.60s\"", json_string_value(value));
+        return;
+    case JSON_INTEGER:
+        snprintf(out, 80, "%lld", (long long)json_integer_value(value));
+        return;
+    case JSON_REAL:
+        snprintf(out, 80, "%.9g", json_real_value(value));
+        return;
+    case JSON_TRUE:
+        snprintf(out, 80, "true");
+        return;
+    case JSON_FALSE:
+        snprintf(out, 80, "false");
+        return;
+    case JSON_ARRAY:
+        snprintf(out, 80, "a list of %zu", json_array_size(value));
+        return;
+    case JSON_OBJECT:
+        snprintf(out, 80, "an object");
+        return;
+    default:
+        snprintf(out, 80, "null");
+        return;
+    }
+}
+
+moeblock_status mb_hf_wrong(const struct mb_hf_source *source, const char *key, const json_t *found,
+                            const char *expected)
+{
+    char text[80];
+    describe(found, text);
+    return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: %s (%s) is %s, expected %s", source->name, key,
+                   source->model_type, text, expected);
+}
+
+// The value itself, or the layer's entry of a list; NULL entries count as absent.
+static moeblock_status at_layer(const struct mb_hf_source *source, const char *key, const json_t **value)
+{
+    if (!json_is_array(*value)) return MOEBLOCK_OK;
+    if (source->layer < 0 || (size_t)source->layer >= json_array_size(*value)) {
+        char expected[64];
+        snprintf(expected, sizeof expected, "an entry for layer %lld", (long long)source->layer);
+        return mb_hf_wrong(source, key, *value, expected);
+    }
+    *value = json_array_get(*value, (size_t)source->layer);
+    if (json_is_null(*value)) *value = NULL;
+    return MOEBLOCK_OK;
+}
+
+// Reads a number; *present says whether there was one. Integers must be written as such.
+static moeblock_status read_number(const struct mb_hf_source *source, enum mb_hf_meaning meaning, bool integer,
+                                   double *number, bool *present)
+{
+    const struct mb_hf_spelling *spelling = &mb_hf_spellings[meaning];
+    const char *key;
+    const json_t *value = mb_hf_find(source, meaning, &key);
+    *present = false;
+    if (value) MB_TRY(at_layer(source, key, &value));
+    if (!value) return MOEBLOCK_OK;
+    char expected[96];
+    snprintf(expected, sizeof expected, "%s from %.9g to %.9g", integer ? "an integer" : "a number", spelling->minimum,
+             spelling->maximum);
+    if (integer ? !json_is_integer(value) : !json_is_number(value)) return mb_hf_wrong(source, key, value, expected);
+    *number = json_number_value(value);
+    if (!(*number >= spelling->minimum && *number <= spelling->maximum))
+        return mb_hf_wrong(source, key, value, expected);
+    *present = true;
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_hf_int(const struct mb_hf_source *source, enum mb_hf_meaning meaning, int64_t *value)
+{
+    double number;
+    bool present;
+    MB_TRY(read_number(source, meaning, true, &number, &present));
+    if (present) *value = (int64_t)number; // exact: all ranges end far below 2^53
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_hf_int_required(const struct mb_hf_source *source, enum mb_hf_meaning meaning, int64_t *value)
+{
+    double number;
+    bool present;
+    MB_TRY(read_number(source, meaning, true, &number, &present));
+    if (present) {
+        *value = (int64_t)number;
+        return MOEBLOCK_OK;
+    }
+    char keys[256] = "";
+    const char *const *spellings = mb_hf_spellings[meaning].keys;
+    for (int i = 0; i < MB_HF_SPELLINGS_MAX && spellings[i]; i++) {
+        const size_t used = strlen(keys);
+        snprintf(keys + used, sizeof keys - used, "%s%s", i ? " or " : "", spellings[i]);
+    }
+    return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: model type %s needs a key %s, and there is none",
+                   source->name, source->model_type, keys);
+}
+
+moeblock_status mb_hf_number(const struct mb_hf_source *source, enum mb_hf_meaning meaning, double *value)
+{
+    double number;
+    bool present;
+    MB_TRY(read_number(source, meaning, false, &number, &present));
+    if (present) *value = number;
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_hf_flag(const struct mb_hf_source *source, enum mb_hf_meaning meaning, bool *value)
+{
+    const char *key;
+    const json_t *found = mb_hf_find(source, meaning, &key);
+    if (!found) return MOEBLOCK_OK;
+    if (!json_is_boolean(found)) return mb_hf_wrong(source, key, found, "true or false");
+    *value = json_is_true(found);
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_hf_text(const struct mb_hf_source *source, enum mb_hf_meaning meaning, const char **value)
+{
+    const char *key;
+    const json_t *found = mb_hf_find(source, meaning, &key);
+    if (!found) return MOEBLOCK_OK;
+    if (!json_is_string(found)) return mb_hf_wrong(source, key, found, "a string");
+    *value = json_string_value(found);
+    return MOEBLOCK_OK;
+}
