@@ -55,7 +55,7 @@ typedef struct moeblock_block_info {
     uint32_t struct_size;
     moeblock_compute compute;   // after load: what AUTO became
     const char *format;         // of the routed experts as stored: "f32", "f16", "bf16", "fp8", "mxfp4"; "" before load
-    size_t packed_bytes;        // of all weights held
+    size_t packed_bytes;        // of the expert, shared and latent weights held
     size_t expert_packed_bytes; // of one routed expert, as packed
     int64_t chunk_tokens;       // most tokens that one pass takes
 } moeblock_block_info;

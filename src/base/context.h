@@ -36,7 +36,7 @@ void mb_parallel(const moeblock_context *context, int64_t count, moeblock_task t
 int mb_workers(const moeblock_context *context);
 
 // Sends one line to the context's log, if it has one.
-void mb_log(const moeblock_context *context, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void mb_log_line(const moeblock_context *context, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 // Adds a class under a name (copied, class_bytes long), and finds one; NULL when there is none.
 moeblock_status mb_register(moeblock_context *context, enum mb_registry_kind kind, const char *name,

@@ -17,7 +17,7 @@ void mb_parallel(const moeblock_context *context, int64_t count, moeblock_task t
         const int before = mb_team_threads(context->team);
         mb_team_run(context->team, count, task, argument);
         const int after = mb_team_threads(context->team);
-        if (after < before) mb_log(context, "threads: %d could be created, %d were wanted", after, before);
+        if (after < before) mb_log_line(context, "threads: %d could be created, %d were wanted", after, before);
     }
 }
 
@@ -26,7 +26,7 @@ int mb_workers(const moeblock_context *context)
     return context->parallel.run ? context->parallel.workers : mb_team_threads(context->team);
 }
 
-void mb_log(const moeblock_context *context, const char *format, ...)
+void mb_log_line(const moeblock_context *context, const char *format, ...)
 {
     if (!context->log) return;
     char raw[sizeof((moeblock_error *)0)->message], line[sizeof raw];

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The caller's arrays: checking, finding a token's row, converting rows.
+#ifndef MB_BACKEND_ARRAY_H
+#define MB_BACKEND_ARRAY_H
+
+#include "moeblock/block.h"
+
+// Checks dtype, rank, dims and strides of `array` named `name`; *tokens is the product of all dims but the last. An
+// array without elements may have no data.
+moeblock_status mb_array_check(const moeblock_array *array, const char *name, int64_t *tokens, moeblock_error *error);
+// First element of token `t`, counting tokens in row-major order of the leading dimensions.
+void *mb_array_row(const moeblock_array *array, int64_t t);
+
+void mb_to_floats(float *to, const void *from, moeblock_dtype dtype, int64_t n);
+void mb_from_floats(void *to, const float *from, moeblock_dtype dtype, int64_t n);
+
+#endif

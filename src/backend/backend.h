@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// What runs a block. block.c walks the flow; a backend supplies each step for one kind of machine. `cpu` is the first.
+// Also here: the state that the steps share, namely the block, its loaded weights and one run of the flow over a chunk.
+#ifndef MB_BACKEND_BACKEND_H
+#define MB_BACKEND_BACKEND_H
+
+#include <stdatomic.h>
+
+#include "base/context.h"
+#include "config/config.h"
+#include "experts/expert.h"
+#include "experts/shared_gate.h"
+#include "kernels/kernels.h"
+#include "mesh/mesh.h"
+#include "moeblock/block.h"
+#include "routers/router.h"
+
+// What this rank owns, from the mesh and the configuration (share.c).
+struct mb_share {
+    int tp, tp_index, tp_axis; // ranks that split columns, this rank's place; 1 when tensor parallelism is off
+    int ep, ep_index, ep_axis; // ranks that split experts
+    int64_t e0, e1;            // routed experts
+    int64_t i0, i1, s0, s1;    // columns of the routed and of the shared intermediate
+    int64_t d0, d1;            // columns of the routed output (the latent width where there is one)
+    int64_t h0, h1;            // columns of the hidden size
+};
+
+// Everything that a load makes. A failed load leaves the block's earlier set alone.
+struct mb_weight_set {
+    uint64_t serial; // differs from load to load, so that an old workspace is noticed
+    moeblock_compute compute;
+    const char *format;
+    void *router, *routed, *shared; // objects of the kinds below; NULL where the description has none
+    struct mb_latent *latent;
+    struct mb_shared_sigmoid *shared_gate;
+    float *output_bias; // [routed output width]
+    size_t packed_bytes, expert_packed_bytes;
+};
+
+// Told, for tests, what the flow does: the name of a step or work list and up to two counts.
+typedef void (*mb_trace)(void *user, const char *what, int64_t a, int64_t b);
+
+struct moeblock_block {
+    moeblock_context *context;
+    moeblock_config *config;
+    const moeblock_mesh *mesh;
+    const struct mb_backend *backend;
+    moeblock_compute requested;
+    const struct mb_registered *router_kind, *routed_kind, *shared_kind; // NULL where there is none
+    struct mb_share share;
+    int32_t *owner;            // [num_experts]: EP index of the rank that holds each expert
+    int64_t routed_width;      // width of rows into and out of the routed experts: latent_size or hidden_size
+    struct mb_weight_set *set; // NULL before load
+    uint64_t loads;
+    mb_trace trace;
+    void *trace_user;
+};
+
+struct moeblock_workspace {
+    const moeblock_block *block;
+    uint64_t serial; // of the weight set it was made for
+    int64_t tokens;  // most tokens of one pass
+    int workers;
+    moeblock_allocator allocator;
+    void *memory;
+    bool owned;
+    void *buffers; // the backend's, inside memory
+};
+
+// One pass of the flow over tokens [first, first + n) of this rank.
+struct mb_run {
+    const moeblock_block *block;
+    const struct mb_weight_set *set;
+    moeblock_workspace *workspace;
+    const moeblock_forward_input *input;
+    const moeblock_forward_output *output;
+    moeblock_sharding sharding; // of x and y
+    int64_t first, n;
+    int64_t k;                // slots per token
+    const int32_t *given_ids; // ids and weights from outside ([T, k]); NULL: the router decides
+    const float *given_weights;
+    int64_t arrived;        // rows that this rank's experts compute on: own tokens, or what dispatch brought
+    int64_t slots;          // (row, expert) pairs among them
+    int64_t active_experts; // sums over the passes, for the statistics
+    double router_seconds, experts_seconds;
+    _Atomic int failed;        // a failing task's status
+    _Atomic int error_claimed; // whether a task has taken `error`
+    moeblock_error *error;
+};
+
+// The steps, in the order of block.c. Each returns a status and fills run->error.
+struct mb_backend {
+    const char *name;
+    moeblock_status (*load)(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                            const moeblock_load_options *options, struct mb_weight_set **out, moeblock_error *error);
+    void (*unload)(const moeblock_block *block, struct mb_weight_set *set);
+    int64_t (*chunk_tokens)(const moeblock_block *block);
+    // Bytes for passes of up to `tokens` tokens with `workers` workers, and the same memory laid out.
+    size_t (*workspace_bytes)(const moeblock_block *block, int64_t tokens, int workers);
+    void (*workspace_place)(moeblock_workspace *workspace);
+
+    moeblock_status (*gather_input)(struct mb_run *run);
+    moeblock_status (*route)(struct mb_run *run);
+    moeblock_status (*dispatch)(struct mb_run *run);
+    moeblock_status (*compute_experts)(struct mb_run *run);
+    moeblock_status (*compute_shared)(struct mb_run *run);
+    moeblock_status (*combine)(struct mb_run *run);
+    moeblock_status (*add_shared)(struct mb_run *run);
+    moeblock_status (*scatter_output)(struct mb_run *run);
+};
+
+extern const struct mb_backend mb_backend_cpu;
+
+// share.c
+moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh *mesh, struct mb_share *out,
+                              moeblock_error *error);
+// Columns of axis rank `index` when `total` columns are split over the TP ranks.
+void mb_share_columns(const struct mb_share *share, int64_t total, int index, int64_t *begin, int64_t *end);
+
+#endif

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU backend's table, and the helpers that its steps share.
+#include "backend/cpu/cpu.h"
+
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/fpmode.h"
+#include "base/status.h"
+
+const struct mb_backend mb_backend_cpu = {
+    .name = "cpu",
+    .load = mb_cpu_load,
+    .unload = mb_cpu_unload,
+    .chunk_tokens = mb_cpu_chunk_tokens,
+    .workspace_bytes = mb_cpu_workspace_bytes,
+    .workspace_place = mb_cpu_workspace_place,
+    .gather_input = mb_cpu_gather_input,
+    .route = mb_cpu_route,
+    .dispatch = mb_cpu_dispatch,
+    .compute_experts = mb_cpu_compute_experts,
+    .compute_shared = mb_cpu_compute_shared,
+    .combine = mb_cpu_combine,
+    .add_shared = mb_cpu_add_shared,
+    .scatter_output = mb_cpu_scatter_output,
+};
+
+size_t mb_record_bytes(const moeblock_block *block, const struct mb_weight_set *set, int64_t k)
+{
+    const size_t row = (size_t)block->routed_width * mb_element_bytes(set);
+    return mb_round_up(row, 8) + mb_round_up((size_t)k * (sizeof(int32_t) + sizeof(float)), 8);
+}
+
+int64_t mb_slots_most(const moeblock_block *block, int64_t rows, int64_t k)
+{
+    const int64_t owned = block->share.e1 - block->share.e0;
+    return rows * mb_min(k, owned);
+}
+
+struct each {
+    struct mb_run *run;
+    mb_step_task task;
+};
+
+// Tasks report through run->task_error, so that two that fail at once do not mix their sentences.
+static void each_task(void *argument, int64_t index, int worker)
+{
+    const struct each *each = argument;
+    struct mb_run *run = each->run;
+    if (atomic_load_explicit(&run->failed, memory_order_relaxed) != MOEBLOCK_OK) return;
+    const uint64_t mode = mb_flush_begin();
+    const moeblock_status status = each->task(run, index, worker);
+    mb_flush_end(mode);
+    int none = MOEBLOCK_OK;
+    if (status != MOEBLOCK_OK) atomic_compare_exchange_strong(&run->failed, &none, (int)status);
+}
+
+moeblock_status mb_each(struct mb_run *run, int64_t count, mb_step_task task)
+{
+    struct each each = {run, task};
+    mb_parallel(run->block->context, count, each_task, &each);
+    return (moeblock_status)atomic_load(&run->failed);
+}
+
+moeblock_error *mb_task_error(struct mb_run *run)
+{
+    int unclaimed = 0;
+    return atomic_compare_exchange_strong(&run->error_claimed, &unclaimed, 1) ? run->error : NULL;
+}
+
+moeblock_status mb_gather_columns(struct mb_run *run, const void *part, int64_t rows, int64_t total, size_t element,
+                                  void *all, void *whole, size_t *bytes_per_rank)
+{
+    const struct mb_share *share = &run->block->share;
+    const moeblock_mesh *mesh = run->block->mesh;
+    int64_t begin, end;
+    for (int i = 0; i < share->tp; i++) {
+        mb_share_columns(share, total, i, &begin, &end);
+        bytes_per_rank[i] = (size_t)(rows * (end - begin)) * element;
+    }
+    MB_TRY(mesh->all_gather(mesh->user, share->tp_axis, part, bytes_per_rank, all, run->error));
+    const char *from = all;
+    for (int i = 0; i < share->tp; i++) {
+        mb_share_columns(share, total, i, &begin, &end);
+        const size_t run_bytes = (size_t)(end - begin) * element;
+        for (int64_t r = 0; r < rows; r++, from += run_bytes)
+            memcpy((char *)whole + (size_t)(r * total + begin) * element, from, run_bytes);
+    }
+    return MOEBLOCK_OK;
+}
+
+void mb_run_trace(const struct mb_run *run, const char *what, int64_t a, int64_t b)
+{
+    if (run->block->trace) run->block->trace(run->block->trace_user, what, a, b);
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU backend's buffers and the helpers that its steps share.
+#ifndef MB_BACKEND_CPU_CPU_H
+#define MB_BACKEND_CPU_CPU_H
+
+#include "backend/backend.h"
+
+// Columns that one task of the routed or shared experts computes, and tokens of one token-wise task.
+enum { MB_TASK_COLUMNS = 64, MB_TASK_TOKENS = 16 };
+
+// One row for one expert, in the order expert, then row.
+struct mb_slot {
+    int64_t row;  // among the arrived rows
+    int64_t home; // token * k + j at the row's home (ep == 1), else the place in the returned buffer
+    float weight; // what multiplies the expert's output (1 when it went to the input)
+};
+
+// A unit of work of the inner phase: columns [c0, c1) of one expert's activations.
+struct mb_item {
+    bool shared;
+    int64_t expert;
+    int64_t c0, c1;
+};
+
+// All buffers of a pass over up to n tokens (workspace->tokens). `a` is the most rows that can arrive (n, or ep * n
+// on a mesh), `s` the most slots, `element` the bytes of an expert row's element.
+struct mb_buffers {
+    char *x_mine, *x_all; // hidden-sharded x: own part and all parts, in x's dtype; tp > 1 only
+    float *x;             // [n][H] unrounded
+    float *aux;           // [n][H], when the router reads it
+    void *rows;           // [n][H] elements: x for the experts (x itself in F32)
+    void *latent;         // [n][L] elements
+
+    float *logits;  // [n][router width]
+    int32_t *ids;   // [n][k]
+    float *weights; // [n][k]
+    int32_t *order; // [n][k] slots of a token in ascending id: the order of the sum
+    uint8_t *seen;  // per worker: one flag per class
+
+    char *send, *receive;               // ep > 1: row records out and in
+    int64_t *record_token;              // [sum of records] token of each sent record, by destination
+    size_t *send_bytes, *receive_bytes; // [ep]; send_bytes also [tp] for gathers
+    int64_t *send_rows, *receive_rows;  // [ep]
+    void *out_slots, *returned;         // ep > 1: expert outputs of arrived slots; those of own tokens
+    int64_t *return_place;              // [n][k] index of a slot's output in `returned`, -1: none
+
+    const char **arrived_row;      // [a] rows in elements of the routed width
+    const int32_t **arrived_ids;   // [a] k ids of each arrived row
+    const float **arrived_weights; // [a]
+    int64_t *expert_begin;         // [owned + 1] first slot of each owned expert
+    struct mb_slot *slot;          // [s]
+    const void **slot_row;         // [s] input row of each slot
+    void *scaled;                  // [s][D] elements: rows times weights, when weights go to the input
+    void *activation;              // [s][I] elements
+    void *activation_part;         // [s][own I]; tp > 1
+    void *activation_all;          // gathered parts; tp > 1
+    const void **activation_row;   // [s]
+
+    const void **token_row;         // [n] rows of the shared expert
+    void *shared_activation;        // [n][Is]
+    void *shared_part, *shared_all; // tp > 1
+    const void **shared_row;        // [n]
+    float *gates;                   // [n]
+
+    float *routed;                   // [n][own D] routed sums
+    float *routed_all, *routed_full; // latent on tp > 1: gathered parts, [n][L]
+    float *lifted;                   // [n][own H]: the routed part at the hidden size (routed itself without a latent)
+    float *shared;                   // [n][own H]
+    char *y_mine, *y_all;            // tp > 1: own columns of y in its dtype, all parts
+
+    struct mb_item *items; // inner work list
+    size_t scratch_bytes;  // per worker
+    char *scratch;         // [workers][scratch_bytes]
+};
+
+static inline struct mb_buffers *mb_buffers_of(const struct mb_run *run) { return run->workspace->buffers; }
+
+static inline size_t mb_element_bytes(const struct mb_weight_set *set)
+{
+    return set->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4;
+}
+
+// Bytes of a row record on its way to another rank: the row, its ids, its weights.
+size_t mb_record_bytes(const moeblock_block *block, const struct mb_weight_set *set, int64_t k);
+// Most slots that `rows` arrived rows can have on this rank.
+int64_t mb_slots_most(const moeblock_block *block, int64_t rows, int64_t k);
+
+// Runs task(run, index, worker) for all indices on the context's team with denormals flushed; the first failure wins.
+typedef moeblock_status (*mb_step_task)(struct mb_run *run, int64_t index, int worker);
+moeblock_status mb_each(struct mb_run *run, int64_t count, mb_step_task task);
+// Where a failing task puts its sentence: the run's error for the first that asks, NULL for the others.
+moeblock_error *mb_task_error(struct mb_run *run);
+static inline char *mb_scratch(const struct mb_run *run, int worker)
+{
+    const struct mb_buffers *buffers = mb_buffers_of(run);
+    return buffers->scratch + (size_t)worker * buffers->scratch_bytes;
+}
+
+// Gathers [rows][own columns] of every TP rank into [rows][total]; `all` holds the parts on the way. `element` bytes
+// each.
+moeblock_status mb_gather_columns(struct mb_run *run, const void *part, int64_t rows, int64_t total, size_t element,
+                                  void *all, void *whole, size_t *bytes_per_rank);
+
+void mb_run_trace(const struct mb_run *run, const char *what, int64_t a, int64_t b);
+
+// The steps (one file each).
+moeblock_status mb_cpu_load(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                            const moeblock_load_options *options, struct mb_weight_set **out, moeblock_error *error);
+void mb_cpu_unload(const moeblock_block *block, struct mb_weight_set *set);
+int64_t mb_cpu_chunk_tokens(const moeblock_block *block);
+size_t mb_cpu_workspace_bytes(const moeblock_block *block, int64_t tokens, int workers);
+void mb_cpu_workspace_place(moeblock_workspace *workspace);
+moeblock_status mb_cpu_gather_input(struct mb_run *run);
+moeblock_status mb_cpu_route(struct mb_run *run);
+moeblock_status mb_cpu_dispatch(struct mb_run *run);
+moeblock_status mb_cpu_compute_experts(struct mb_run *run);
+moeblock_status mb_cpu_compute_shared(struct mb_run *run);
+moeblock_status mb_cpu_combine(struct mb_run *run);
+moeblock_status mb_cpu_add_shared(struct mb_run *run);
+moeblock_status mb_cpu_scatter_output(struct mb_run *run);
+
+#endif

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fourth step, two phases with the mesh's gather of activations between them: inner (rows -> activations) over a work
+// list of (expert, columns), outer (activations -> outputs) by output columns, each task walking the experts in
+// ascending order, so that a token's sum has one order whoever computes it. The shared expert stands in the same work
+// lists when the description says parallel_with_moe.
+#include <string.h>
+
+#include "backend/cpu/cpu.h"
+#include "base/arith.h"
+#include "base/float.h"
+#include "base/status.h"
+
+static const moeblock_expert_class *routed_of(const struct mb_run *run) { return run->block->routed_kind->class_copy; }
+static const moeblock_expert_class *shared_of(const struct mb_run *run) { return run->block->shared_kind->class_copy; }
+
+// Weight on the input: rows become bf16(w * bf16(x)) (float32 in F32), and the output's weight 1.
+static moeblock_status scale_task(struct mb_run *run, int64_t index, int worker)
+{
+    (void)worker;
+    struct mb_buffers *b = mb_buffers_of(run);
+    const int64_t width = run->block->routed_width, end = mb_min(run->slots, (index + 1) * MB_TASK_TOKENS);
+    for (int64_t s = index * MB_TASK_TOKENS; s < end; s++) {
+        const float weight = b->slot[s].weight;
+        if (run->set->compute == MOEBLOCK_COMPUTE_BF16) {
+            const uint16_t *from = b->slot_row[s];
+            uint16_t *to = (uint16_t *)b->scaled + s * width;
+            for (int64_t i = 0; i < width; i++) to[i] = mb_to_bf16(weight * mb_from_bf16(from[i]));
+            b->slot_row[s] = to;
+        } else {
+            const float *from = b->slot_row[s];
+            float *to = (float *)b->scaled + s * width;
+            for (int64_t i = 0; i < width; i++) to[i] = weight * from[i];
+            b->slot_row[s] = to;
+        }
+        b->slot[s].weight = 1.0f;
+    }
+    return MOEBLOCK_OK;
+}
+
+static int64_t list_columns(struct mb_item *items, int64_t n, bool shared, int64_t expert, int64_t c0, int64_t c1,
+                            int64_t step)
+{
+    for (int64_t c = c0; c < c1; c += step) items[n++] = (struct mb_item){shared, expert, c, mb_min(c1, c + step)};
+    return n;
+}
+
+static int64_t task_columns(const moeblock_expert_class *kind, const void *self)
+{
+    const int64_t granule = kind->granule(self);
+    return mb_ceil_div(MB_TASK_COLUMNS, granule) * granule;
+}
+
+static int64_t list_routed(struct mb_run *run, int64_t n)
+{
+    const struct mb_share *share = &run->block->share;
+    struct mb_buffers *b = mb_buffers_of(run);
+    const moeblock_expert_class *kind = routed_of(run);
+    const int64_t inner = run->block->config->routed.intermediate_size;
+    for (int64_t e = share->e0; e < share->e1; e++) {
+        if (b->expert_begin[e - share->e0] == b->expert_begin[e - share->e0 + 1]) continue;
+        n = kind->splits
+                ? list_columns(b->items, n, false, e, share->i0, share->i1, task_columns(kind, run->set->routed))
+                : list_columns(b->items, n, false, e, 0, inner, mb_max(inner, 1));
+    }
+    return n;
+}
+
+static int64_t list_shared(struct mb_run *run, int64_t n)
+{
+    const struct mb_share *share = &run->block->share;
+    return list_columns(mb_buffers_of(run)->items, n, true, 0, share->s0, share->s1,
+                        task_columns(shared_of(run), run->set->shared));
+}
+
+// Where inner writes: straight to whole rows, or to this rank's part when columns are gathered afterwards.
+static void *activations(const struct mb_run *run, bool shared, int64_t row, int64_t column, int64_t *stride)
+{
+    const struct mb_buffers *b = mb_buffers_of(run);
+    const struct mb_share *share = &run->block->share;
+    const moeblock_config *config = run->block->config;
+    const bool part = share->tp > 1 && (shared || routed_of(run)->splits);
+    const int64_t c0 = shared ? share->s0 : share->i0, c1 = shared ? share->s1 : share->i1;
+    const int64_t whole = shared ? config->shared.intermediate_size : config->routed.intermediate_size;
+    char *base =
+        part ? (shared ? b->shared_part : b->activation_part) : (shared ? b->shared_activation : b->activation);
+    *stride = part ? c1 - c0 : whole;
+    return base + (size_t)(row * *stride + column - (part ? c0 : 0)) * mb_element_bytes(run->set);
+}
+
+static moeblock_status inner_task(struct mb_run *run, int64_t index, int worker)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const struct mb_item item = b->items[index];
+    moeblock_expert_call call = {.struct_size = sizeof call,
+                                 .expert = item.expert,
+                                 .c0 = item.c0,
+                                 .c1 = item.c1,
+                                 .scratch = mb_scratch(run, worker)};
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    moeblock_status status;
+    if (item.shared) {
+        call.m = run->n;
+        call.rows = b->token_row;
+        call.out = activations(run, true, 0, item.c0, &call.out_stride);
+        status = shared_of(run)->inner(run->set->shared, &call, &error);
+    } else {
+        const int64_t *begin = b->expert_begin + (item.expert - run->block->share.e0);
+        call.m = begin[1] - begin[0];
+        call.rows = b->slot_row + begin[0];
+        call.out = activations(run, false, begin[0], item.c0, &call.out_stride);
+        status = routed_of(run)->inner(run->set->routed, &call, &error);
+    }
+    return status == MOEBLOCK_OK ? status : mb_fail(mb_task_error(run), status, "%s", error.message);
+}
+
+static moeblock_status gather_activations(struct mb_run *run, bool routed, bool shared)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const moeblock_config *config = run->block->config;
+    const size_t element = mb_element_bytes(run->set);
+    const bool gathers = run->block->share.tp > 1;
+    if (routed && gathers && routed_of(run)->splits)
+        MB_TRY(mb_gather_columns(run, b->activation_part, run->slots, config->routed.intermediate_size, element,
+                                 b->activation_all, b->activation, b->send_bytes));
+    if (shared && gathers)
+        MB_TRY(mb_gather_columns(run, b->shared_part, run->n, config->shared.intermediate_size, element, b->shared_all,
+                                 b->shared_activation, b->send_bytes));
+    const size_t routed_bytes = (size_t)config->routed.intermediate_size * element;
+    const size_t shared_bytes = (size_t)config->shared.intermediate_size * element;
+    for (int64_t s = 0; routed && s < run->slots; s++)
+        b->activation_row[s] = (const char *)b->activation + (size_t)s * routed_bytes;
+    for (int64_t t = 0; shared && t < run->n; t++)
+        b->shared_row[t] = (const char *)b->shared_activation + (size_t)t * shared_bytes;
+    return MOEBLOCK_OK;
+}
+
+// Adds a tile of one expert's outputs to the tokens' sums, or stores it for its way home.
+static void deliver(struct mb_run *run, int64_t s0, int64_t m, const float *tile, int64_t stride, int64_t c0,
+                    int64_t c1)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const struct mb_share *share = &run->block->share;
+    const struct mb_kernels *kernels = run->block->context->kernels;
+    const int64_t own = share->d1 - share->d0, at = c0 - share->d0, n = c1 - c0;
+    for (int64_t i = 0; i < m; i++) {
+        const struct mb_slot *slot = b->slot + s0 + i;
+        const float *out = tile + i * stride;
+        if (share->ep == 1) {
+            kernels->accumulate(b->routed + slot->row * own + at, out, slot->weight, n);
+        } else if (run->set->compute == MOEBLOCK_COMPUTE_BF16) {
+            kernels->to_bf16((uint16_t *)b->out_slots + slot->home * own + at, out, n);
+        } else {
+            memcpy((float *)b->out_slots + slot->home * own + at, out, (size_t)n * sizeof *out);
+        }
+    }
+}
+
+// Columns [c0, c1) of all experts' outputs, experts ascending.
+static moeblock_status routed_columns(struct mb_run *run, int64_t c0, int64_t c1, int worker)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const struct mb_share *share = &run->block->share;
+    const moeblock_expert_class *kind = routed_of(run);
+    const int64_t own = share->d1 - share->d0, width = run->block->routed_width;
+    for (int64_t t = 0; share->ep == 1 && t < run->n; t++)
+        memset(b->routed + t * own + (c0 - share->d0), 0, (size_t)(c1 - c0) * sizeof(float));
+    // A kind that computes whole rows only gives them all; this rank keeps its columns.
+    const int64_t k0 = kind->splits ? c0 : 0, k1 = kind->splits ? c1 : width;
+    float *tile = (float *)(void *)mb_scratch(run, worker);
+    const size_t tile_bytes = mb_round_up((size_t)(run->arrived * (k1 - k0)) * sizeof(float), 64);
+    for (int64_t e = share->e0; e < share->e1; e++) {
+        const int64_t s0 = b->expert_begin[e - share->e0], m = b->expert_begin[e - share->e0 + 1] - s0;
+        if (!m) continue;
+        const moeblock_expert_call call = {
+            .struct_size = sizeof call,
+            .expert = e,
+            .m = m,
+            .rows = run->block->config->routed.intermediate_size ? b->activation_row + s0 : b->slot_row + s0,
+            .c0 = k0,
+            .c1 = k1,
+            .out = tile,
+            .out_stride = k1 - k0,
+            .scratch = (char *)tile + tile_bytes,
+        };
+        moeblock_error error = {MOEBLOCK_OK, ""};
+        const moeblock_status status = kind->outer(run->set->routed, &call, &error);
+        if (status != MOEBLOCK_OK) return mb_fail(mb_task_error(run), status, "%s", error.message);
+        deliver(run, s0, m, tile + (c0 - k0), k1 - k0, c0, c1);
+    }
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status shared_columns(struct mb_run *run, int64_t c0, int64_t c1, int worker)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const struct mb_share *share = &run->block->share;
+    const int64_t own = share->h1 - share->h0;
+    const moeblock_expert_call call = {
+        .struct_size = sizeof call,
+        .m = run->n,
+        .rows = b->shared_row,
+        .c0 = c0,
+        .c1 = c1,
+        .out = b->shared + (c0 - share->h0),
+        .out_stride = own,
+        .scratch = mb_scratch(run, worker),
+    };
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    const moeblock_status status = shared_of(run)->outer(run->set->shared, &call, &error);
+    return status == MOEBLOCK_OK ? status : mb_fail(mb_task_error(run), status, "%s", error.message);
+}
+
+static moeblock_status outer_task(struct mb_run *run, int64_t index, int worker)
+{
+    const struct mb_item item = mb_buffers_of(run)->items[index];
+    return item.shared ? shared_columns(run, item.c0, item.c1, worker) : routed_columns(run, item.c0, item.c1, worker);
+}
+
+static int64_t list_outer(struct mb_run *run, bool routed, bool shared)
+{
+    const struct mb_share *share = &run->block->share;
+    struct mb_item *items = mb_buffers_of(run)->items;
+    int64_t n = 0;
+    if (routed) {
+        const moeblock_expert_class *kind = routed_of(run);
+        const int64_t step = kind->splits ? task_columns(kind, run->set->routed) : mb_max(share->d1 - share->d0, 1);
+        n = list_columns(items, n, false, 0, share->d0, share->d1, step);
+    }
+    if (shared)
+        n = list_columns(items, n, true, 0, share->h0, share->h1, task_columns(shared_of(run), run->set->shared));
+    return n;
+}
+
+// Both phases for the routed experts, the shared expert, or both in the same work lists.
+static moeblock_status run_phases(struct mb_run *run, bool routed, bool shared)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const size_t row = (size_t)run->block->config->hidden_size * mb_element_bytes(run->set);
+    for (int64_t t = 0; shared && t < run->n; t++) b->token_row[t] = (const char *)b->rows + (size_t)t * row;
+    const int64_t routed_items = routed ? list_routed(run, 0) : 0;
+    const int64_t items = shared ? list_shared(run, routed_items) : routed_items;
+    mb_run_trace(run, "inner", routed_items, items - routed_items);
+    MB_TRY(mb_each(run, items, inner_task));
+    MB_TRY(gather_activations(run, routed, shared));
+    return mb_each(run, list_outer(run, routed, shared), outer_task);
+}
+
+static bool runs_shared(const struct mb_run *run) { return run->set->shared && !run->given_ids; }
+
+moeblock_status mb_cpu_compute_experts(struct mb_run *run)
+{
+    const moeblock_config *config = run->block->config;
+    if (!config->routed_enabled) return MOEBLOCK_OK;
+    if (config->router.apply_weight == MB_APPLY_INPUT)
+        MB_TRY(mb_each(run, mb_ceil_div(run->slots, MB_TASK_TOKENS), scale_task));
+    return run_phases(run, true, runs_shared(run) && config->parallel_with_moe);
+}
+
+moeblock_status mb_cpu_compute_shared(struct mb_run *run)
+{
+    const moeblock_config *config = run->block->config;
+    if (!runs_shared(run) || (config->routed_enabled && config->parallel_with_moe)) return MOEBLOCK_OK;
+    return run_phases(run, false, true);
+}

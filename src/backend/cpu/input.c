@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// First step: x from the caller's array to float rows and expert rows, through an all-gather when it came
+// hidden-sharded; then the latent projection where there is one.
+#include <string.h>
+
+#include "backend/array.h"
+#include "backend/cpu/cpu.h"
+#include "base/arith.h"
+#include "base/float.h"
+#include "base/status.h"
+
+static moeblock_status gather_shards(struct mb_run *run)
+{
+    const moeblock_block *block = run->block;
+    const moeblock_array *x = &run->input->x;
+    struct mb_buffers *b = mb_buffers_of(run);
+    const size_t element = moeblock_dtype_bytes(x->dtype);
+    const size_t own = (size_t)(block->share.h1 - block->share.h0) * element;
+    for (int64_t t = 0; t < run->n; t++) memcpy(b->x_mine + (size_t)t * own, mb_array_row(x, run->first + t), own);
+    // Travels in x's own dtype. x_all receives the parts; x_mine, no longer needed, then holds whole rows.
+    return mb_gather_columns(run, b->x_mine, run->n, block->config->hidden_size, element, b->x_all, b->x_mine,
+                             b->send_bytes);
+}
+
+// Tokens [begin, end) of the chunk: float rows, the router's second tensor, expert rows, latent rows.
+static moeblock_status convert_tokens(struct mb_run *run, int64_t index, int worker)
+{
+    const moeblock_config *config = run->block->config;
+    const struct mb_weight_set *set = run->set;
+    struct mb_buffers *b = mb_buffers_of(run);
+    const int64_t hidden = config->hidden_size;
+    const int64_t begin = index * MB_TASK_TOKENS, end = mb_min(run->n, begin + MB_TASK_TOKENS);
+    const moeblock_array *x = &run->input->x;
+    const size_t whole_row = (size_t)hidden * moeblock_dtype_bytes(x->dtype);
+    const bool bf16 = set->compute == MOEBLOCK_COMPUTE_BF16;
+    const void *latent_in[MB_TASK_TOKENS];
+    for (int64_t t = begin; t < end; t++) {
+        const void *from =
+            run->sharding == MOEBLOCK_SHARDED ? b->x_mine + (size_t)t * whole_row : mb_array_row(x, run->first + t);
+        float *row = b->x + t * hidden;
+        mb_to_floats(row, from, x->dtype, hidden);
+        if (b->aux) {
+            const moeblock_array *aux = &run->input->aux;
+            mb_to_floats(b->aux + t * hidden, mb_array_row(aux, run->first + t), aux->dtype, hidden);
+        }
+        if (bf16) run->block->context->kernels->to_bf16((uint16_t *)b->rows + t * hidden, row, hidden);
+        latent_in[t - begin] = (char *)b->rows + (size_t)(t * hidden) * mb_element_bytes(set);
+    }
+    if (set->latent) {
+        char *out = (char *)b->latent + (size_t)(begin * config->latent_size) * mb_element_bytes(set);
+        mb_latent_down(set->latent, latent_in, end - begin, out, mb_scratch(run, worker));
+    }
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_cpu_gather_input(struct mb_run *run)
+{
+    if (run->sharding == MOEBLOCK_SHARDED) MB_TRY(gather_shards(run));
+    return mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), convert_tokens);
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loading: finds and checks every tensor first, then packs routed and shared experts in independent items on all
+// threads.
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/cpu/cpu.h"
+#include "base/arith.h"
+#include "base/status.h"
+#include "config/tensors.h"
+
+// The compute type that AUTO stands for, and the stored format's name. An outside kind computes in float32 unless told.
+static moeblock_status resolve_compute(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                                       struct mb_weight_set *set, moeblock_error *error)
+{
+    const moeblock_config *config = block->config;
+    set->format = "outside";
+    set->compute = block->requested == MOEBLOCK_COMPUTE_AUTO ? MOEBLOCK_COMPUTE_F32 : block->requested;
+    const bool routed = block->routed_kind != NULL;
+    const struct mb_registered *kind = routed ? block->routed_kind : block->shared_kind;
+    if (!kind || ((const moeblock_expert_class *)kind->class_copy)->inner != mb_expert_ffn.inner) return MOEBLOCK_OK;
+    const enum mb_projection down = routed ? MB_PROJ_DOWN : MB_PROJ_SHARED_DOWN;
+    struct mb_matrix matrix;
+    MB_TRY(mb_projection_find(config, weights, down, layer, routed ? block->share.e0 : 0, &matrix, error));
+    set->format = mb_format_table[matrix.format].name;
+    if (block->requested == MOEBLOCK_COMPUTE_AUTO)
+        set->compute = mb_format_table[matrix.format].f32_compute ? MOEBLOCK_COMPUTE_F32 : MOEBLOCK_COMPUTE_BF16;
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status load_router(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                                   struct mb_weight_set *set, moeblock_error *error)
+{
+    if (!block->router_kind) return MOEBLOCK_OK;
+    const moeblock_router_class *kind = block->router_kind->class_copy;
+    const moeblock_config *config = block->config;
+    const moeblock_router_build build = {
+        .struct_size = sizeof build,
+        .context = block->context,
+        .config = config,
+        .config_json = config->router_json ? config->router_json : "{}",
+        .hidden = config->hidden_size,
+        .experts = config->num_experts,
+        .top_k = config->num_experts_per_tok,
+    };
+    MB_TRY(kind->create(block->router_kind->user, &build, &set->router, error));
+    return kind->load(set->router, weights, layer, error);
+}
+
+static moeblock_status open_experts(const moeblock_block *block, bool shared, moeblock_weights *weights, int64_t layer,
+                                    const struct mb_weight_set *set, void **self, int64_t *items, moeblock_error *error)
+{
+    const struct mb_registered *registered = shared ? block->shared_kind : block->routed_kind;
+    *items = 0;
+    if (!registered) return MOEBLOCK_OK;
+    const moeblock_expert_class *kind = registered->class_copy;
+    const moeblock_config *config = block->config;
+    const struct mb_share *share = &block->share;
+    moeblock_expert_build build = {
+        .struct_size = sizeof build,
+        .context = block->context,
+        .config = config,
+        .config_json = config->expert_json ? config->expert_json : "{}",
+        .shared = shared,
+        .compute = set->compute,
+        .experts = shared ? 1 : config->num_experts,
+        .hidden = shared ? config->hidden_size : block->routed_width,
+        .intermediate = shared ? config->shared.intermediate_size : config->routed.intermediate_size,
+        .e0 = shared ? 0 : share->e0,
+        .e1 = shared ? 1 : share->e1,
+        .i0 = shared ? share->s0 : share->i0,
+        .i1 = shared ? share->s1 : share->i1,
+        .h0 = shared ? share->h0 : share->d0,
+        .h1 = shared ? share->h1 : share->d1,
+    };
+    if (!kind->splits) {
+        build.i0 = build.h0 = 0;
+        build.i1 = build.intermediate;
+        build.h1 = build.hidden;
+    }
+    MB_TRY(kind->create(registered->user, &build, self, error));
+    return kind->open(*self, weights, layer, items, error);
+}
+
+struct packing {
+    const moeblock_block *block;
+    struct mb_weight_set *set;
+    int64_t routed_items, items;
+    const moeblock_load_options *options;
+    pthread_mutex_t lock; // guards what follows
+    int64_t done;
+    moeblock_status status;
+    moeblock_error *error;
+};
+
+// Counts the item, reports progress, keeps the first failure. Returns false when packing should end.
+static bool packed_one(struct packing *packing, moeblock_status status, const moeblock_error *error)
+{
+    pthread_mutex_lock(&packing->lock);
+    packing->done++;
+    const size_t total = packing->set->packed_bytes;
+    if (packing->status == MOEBLOCK_OK && status != MOEBLOCK_OK)
+        packing->status = mb_fail(packing->error, status, "%s", error->message);
+    if (packing->status == MOEBLOCK_OK && packing->options && packing->options->progress) {
+        const uint64_t bytes = (uint64_t)((double)total * (double)packing->done / (double)packing->items);
+        if (packing->options->progress(packing->options->user, bytes, total))
+            packing->status = mb_fail(packing->error, MOEBLOCK_CANCELLED, "loading weights: cancelled by the caller");
+    }
+    const bool goes_on = packing->status == MOEBLOCK_OK;
+    pthread_mutex_unlock(&packing->lock);
+    return goes_on;
+}
+
+static bool may_go_on(struct packing *packing)
+{
+    pthread_mutex_lock(&packing->lock);
+    const bool goes_on = packing->status == MOEBLOCK_OK;
+    pthread_mutex_unlock(&packing->lock);
+    return goes_on;
+}
+
+static void pack_task(void *argument, int64_t index, int worker)
+{
+    (void)worker;
+    struct packing *packing = argument;
+    if (!may_go_on(packing)) return;
+    const bool shared = index >= packing->routed_items;
+    const struct mb_registered *registered = shared ? packing->block->shared_kind : packing->block->routed_kind;
+    const moeblock_expert_class *kind = registered->class_copy;
+    void *self = shared ? packing->set->shared : packing->set->routed;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    packed_one(packing, kind->pack(self, index - (shared ? packing->routed_items : 0), &error), &error);
+}
+
+static size_t packed_bytes_of(const struct mb_registered *registered, const void *self)
+{
+    return self ? ((const moeblock_expert_class *)registered->class_copy)->packed_bytes(self) : 0;
+}
+
+static moeblock_status load_experts(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                                    const moeblock_load_options *options, struct mb_weight_set *set,
+                                    moeblock_error *error)
+{
+    struct packing packing = {.block = block, .set = set, .options = options, .error = error};
+    int64_t shared_items;
+    MB_TRY(open_experts(block, false, weights, layer, set, &set->routed, &packing.routed_items, error));
+    MB_TRY(open_experts(block, true, weights, layer, set, &set->shared, &shared_items, error));
+    packing.items = packing.routed_items + shared_items;
+    const size_t routed_bytes = packed_bytes_of(block->routed_kind, set->routed);
+    const int64_t owned = block->share.e1 - block->share.e0;
+    set->packed_bytes = routed_bytes + packed_bytes_of(block->shared_kind, set->shared);
+    set->expert_packed_bytes = owned ? routed_bytes / (size_t)owned : 0;
+    pthread_mutex_init(&packing.lock, NULL);
+    mb_parallel(block->context, packing.items, pack_task, &packing);
+    pthread_mutex_destroy(&packing.lock);
+    return packing.status;
+}
+
+static moeblock_status load_rest(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                                 struct mb_weight_set *set, moeblock_error *error)
+{
+    const moeblock_config *config = block->config;
+    if (config->routed_enabled && config->latent_size) {
+        MB_TRY(mb_latent_create(block->context, config, set->compute, &set->latent, error));
+        MB_TRY(mb_latent_load(set->latent, weights, layer, error));
+        set->packed_bytes += mb_latent_packed_bytes(set->latent);
+    }
+    if (config->shared_enabled && config->shared_gate == MB_SHARED_SIGMOID)
+        MB_TRY(mb_shared_gate_load(block->context, config, weights, layer, &set->shared_gate, error));
+    if (config->routed_enabled && config->output_bias) {
+        set->output_bias = mb_alloc(&block->context->allocator, (size_t)block->routed_width * sizeof(float));
+        if (!set->output_bias) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the output bias: no memory");
+        MB_TRY(
+            mb_role_floats(config, weights, MB_ROLE_OUTPUT_BIAS, layer, block->routed_width, set->output_bias, error));
+    }
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_cpu_load(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                            const moeblock_load_options *options, struct mb_weight_set **out, moeblock_error *error)
+{
+    *out = NULL;
+    struct mb_weight_set *set = mb_alloc_zero(&block->context->allocator, sizeof *set);
+    if (!set) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading weights: no memory");
+    moeblock_status status = resolve_compute(block, weights, layer, set, error);
+    if (status == MOEBLOCK_OK) status = load_router(block, weights, layer, set, error);
+    if (status == MOEBLOCK_OK) status = load_experts(block, weights, layer, options, set, error);
+    if (status == MOEBLOCK_OK) status = load_rest(block, weights, layer, set, error);
+    if (status != MOEBLOCK_OK) {
+        mb_cpu_unload(block, set);
+        return status;
+    }
+    *out = set;
+    return MOEBLOCK_OK;
+}
+
+void mb_cpu_unload(const moeblock_block *block, struct mb_weight_set *set)
+{
+    if (!set) return;
+    if (set->router) ((const moeblock_router_class *)block->router_kind->class_copy)->destroy(set->router);
+    if (set->routed) ((const moeblock_expert_class *)block->routed_kind->class_copy)->destroy(set->routed);
+    if (set->shared) ((const moeblock_expert_class *)block->shared_kind->class_copy)->destroy(set->shared);
+    mb_latent_destroy(set->latent);
+    mb_shared_gate_destroy(set->shared_gate);
+    mb_free(&block->context->allocator, set->output_bias);
+    mb_free(&block->context->allocator, set);
+}

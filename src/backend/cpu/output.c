@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// Last steps: routed + shared, one rounding to y's dtype, and y back in the form in which x came: own columns when it
+// was hidden-sharded (reduce-scatter), gathered otherwise.
+#include <string.h>
+
+#include "backend/array.h"
+#include "backend/cpu/cpu.h"
+#include "base/arith.h"
+#include "base/status.h"
+
+static moeblock_status shared_task(struct mb_run *run, int64_t index, int worker)
+{
+    const moeblock_config *config = run->block->config;
+    const struct mb_share *share = &run->block->share;
+    struct mb_buffers *b = mb_buffers_of(run);
+    const int64_t own = share->h1 - share->h0, first = index * MB_TASK_TOKENS;
+    const int64_t count = mb_min(MB_TASK_TOKENS, run->n - first);
+    for (int64_t t = first; t < first + count; t++) b->gates[t] = 1.0f;
+    if (run->set->shared_gate)
+        mb_shared_gate_apply(run->set->shared_gate, b->x + first * config->hidden_size, config->hidden_size, count,
+                             b->gates + first, mb_scratch(run, worker));
+    for (int64_t t = first; t < first + count; t++) {
+        float *sum = b->lifted + t * own;
+        run->block->context->kernels->accumulate(sum, b->shared + t * own, b->gates[t], own);
+        for (int64_t i = 0; config->mix == MB_MIX_AVERAGE && i < own; i++) sum[i] *= 0.5f;
+    }
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_cpu_add_shared(struct mb_run *run)
+{
+    if (!run->set->shared || run->given_ids) return MOEBLOCK_OK;
+    return mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), shared_task);
+}
+
+// Converts own columns: straight into y, or packed for the mesh.
+static moeblock_status convert_task(struct mb_run *run, int64_t index, int worker)
+{
+    (void)worker;
+    const struct mb_share *share = &run->block->share;
+    const moeblock_array *y = &run->output->y;
+    struct mb_buffers *b = mb_buffers_of(run);
+    const int64_t own = share->h1 - share->h0, end = mb_min(run->n, (index + 1) * MB_TASK_TOKENS);
+    const size_t row = (size_t)own * moeblock_dtype_bytes(y->dtype);
+    for (int64_t t = index * MB_TASK_TOKENS; t < end; t++) {
+        void *to = share->tp > 1 ? b->y_mine + (size_t)t * row : mb_array_row(y, run->first + t);
+        mb_from_floats(to, b->lifted + t * own, y->dtype, own);
+    }
+    return MOEBLOCK_OK;
+}
+
+static void write_rows(struct mb_run *run, const char *from, int64_t width)
+{
+    const moeblock_array *y = &run->output->y;
+    const size_t row = (size_t)width * moeblock_dtype_bytes(y->dtype);
+    for (int64_t t = 0; t < run->n; t++) memcpy(mb_array_row(y, run->first + t), from + (size_t)t * row, row);
+}
+
+moeblock_status mb_cpu_scatter_output(struct mb_run *run)
+{
+    const struct mb_share *share = &run->block->share;
+    const moeblock_mesh *mesh = run->block->mesh;
+    struct mb_buffers *b = mb_buffers_of(run);
+    MB_TRY(mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), convert_task));
+    if (share->tp == 1) return MOEBLOCK_OK;
+    const size_t element = moeblock_dtype_bytes(run->output->y.dtype);
+    const int64_t hidden = run->block->config->hidden_size, own = share->h1 - share->h0;
+    if (run->sharding == MOEBLOCK_SHARDED) {
+        MB_TRY(mesh->reduce_scatter(mesh->user, share->tp_axis, b->y_mine, (size_t)(run->n * own) * element, b->y_all,
+                                    run->error));
+        write_rows(run, b->y_all, own);
+    } else {
+        MB_TRY(mb_gather_columns(run, b->y_mine, run->n, hidden, element, b->y_all, b->y_mine, b->send_bytes));
+        write_rows(run, b->y_mine, hidden);
+    }
+    return MOEBLOCK_OK;
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Second step: ids and weights of every token, from the router or from the caller, checked before anything is indexed
+// by them.
+#include <inttypes.h>
+#include <string.h>
+
+#include "backend/cpu/cpu.h"
+#include "base/arith.h"
+#include "base/status.h"
+
+static const moeblock_router_class *router_of(const struct mb_run *run) { return run->block->router_kind->class_copy; }
+
+static moeblock_router_input input_at(const struct mb_run *run, int64_t first, int64_t count, void *scratch)
+{
+    const struct mb_buffers *b = mb_buffers_of(run);
+    const int64_t hidden = run->block->config->hidden_size, token = run->first + first;
+    const moeblock_forward_input *in = run->input;
+    return (moeblock_router_input){
+        .struct_size = sizeof(moeblock_router_input),
+        .tokens = count,
+        .x = b->x + first * hidden,
+        .x_stride = hidden,
+        .aux = b->aux ? b->aux + first * hidden : NULL,
+        .aux_stride = hidden,
+        .token_ids = in->token_ids ? in->token_ids + token : NULL,
+        .token_types = in->token_types ? in->token_types + token : NULL,
+        .scratch = scratch,
+    };
+}
+
+// Logits of a tile of tokens x a range of columns; a decode batch is cut over columns, a long one over tokens too.
+static moeblock_status logits_task(struct mb_run *run, int64_t index, int worker)
+{
+    const moeblock_router_class *router = router_of(run);
+    const int64_t width = router->width(run->set->router), ranges = mb_ceil_div(width, MB_TASK_COLUMNS);
+    const int64_t first = index / ranges * MB_TASK_TOKENS, c0 = index % ranges * MB_TASK_COLUMNS;
+    const int64_t count = mb_min(MB_TASK_TOKENS, run->n - first);
+    const moeblock_router_input in = input_at(run, first, count, mb_scratch(run, worker));
+    float *out = mb_buffers_of(run)->logits + first * width;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    const moeblock_status status =
+        router->logits(run->set->router, &in, c0, mb_min(width, c0 + MB_TASK_COLUMNS), out, width, &error);
+    return status == MOEBLOCK_OK ? status : mb_fail(mb_task_error(run), status, "%s", error.message);
+}
+
+// Ids must be distinct classes; -1 is an empty slot where ids come from outside.
+static moeblock_status check_ids(struct mb_run *run, const int32_t *ids, int64_t token, uint8_t *seen)
+{
+    const moeblock_config *config = run->block->config;
+    const int64_t classes = config->num_experts + config->router.null_experts;
+    const bool outside = run->given_ids != NULL;
+    moeblock_status status = MOEBLOCK_OK;
+    int64_t j = 0;
+    for (; j < run->k; j++) {
+        if (outside && ids[j] == -1) continue;
+        if (ids[j] < 0 || ids[j] >= classes || seen[ids[j]]) break;
+        seen[ids[j]] = 1;
+    }
+    if (j < run->k) {
+        const char *who = outside ? "given ids" : run->block->router_kind->name;
+        const bool again = ids[j] >= 0 && ids[j] < classes;
+        status = mb_fail(mb_task_error(run), outside ? MOEBLOCK_INVALID_ARGUMENT : MOEBLOCK_INTERNAL,
+                         "routing token %" PRId64 ": %s gave id %" PRId32 " in slot %" PRId64
+                         "%s, expected distinct ids in [0, %" PRId64 ")",
+                         run->first + token, who, ids[j], j, again ? " a second time" : "", classes);
+    }
+    for (int64_t i = 0; i < j; i++)
+        if (ids[i] >= 0) seen[ids[i]] = 0;
+    return status;
+}
+
+// Slots in ascending id, by Shell's sort: k may be anything up to the number of classes.
+static void sort_slots(const int32_t *ids, int64_t k, int32_t *order)
+{
+    static const int64_t gaps[] = {701, 301, 132, 57, 23, 10, 4, 1};
+    for (int64_t j = 0; j < k; j++) order[j] = (int32_t)j;
+    for (size_t g = 0; g < sizeof gaps / sizeof *gaps; g++) {
+        for (int64_t i = gaps[g]; i < k; i++) {
+            const int32_t moving = order[i];
+            int64_t at = i;
+            for (; at >= gaps[g] && ids[order[at - gaps[g]]] > ids[moving]; at -= gaps[g])
+                order[at] = order[at - gaps[g]];
+            order[at] = moving;
+        }
+    }
+}
+
+static moeblock_status select_task(struct mb_run *run, int64_t index, int worker)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const moeblock_config *config = run->block->config;
+    const int64_t first = index * MB_TASK_TOKENS, count = mb_min(MB_TASK_TOKENS, run->n - first), k = run->k;
+    int32_t *ids = b->ids + first * k;
+    float *weights = b->weights + first * k;
+    if (run->given_ids) {
+        memcpy(ids, run->given_ids + (run->first + first) * k, (size_t)(count * k) * sizeof *ids);
+        memcpy(weights, run->given_weights + (run->first + first) * k, (size_t)(count * k) * sizeof *weights);
+    } else {
+        const moeblock_router_class *router = router_of(run);
+        const int64_t width = router->width && router->logits ? router->width(run->set->router) : 0;
+        const moeblock_router_input in = input_at(run, first, count, mb_scratch(run, worker));
+        moeblock_error error = {MOEBLOCK_OK, ""};
+        const moeblock_status status =
+            router->select(run->set->router, &in, b->logits + first * width, width, ids, weights, &error);
+        if (status != MOEBLOCK_OK) return mb_fail(mb_task_error(run), status, "%s", error.message);
+    }
+    uint8_t *seen = b->seen + worker * (config->num_experts + config->router.null_experts);
+    for (int64_t t = 0; t < count; t++) {
+        MB_TRY(check_ids(run, ids + t * k, first + t, seen));
+        sort_slots(ids + t * k, k, b->order + (first + t) * k);
+    }
+    return MOEBLOCK_OK;
+}
+
+static void publish(const struct mb_run *run)
+{
+    const struct mb_buffers *b = mb_buffers_of(run);
+    const moeblock_forward_output *out = run->output;
+    const int64_t classes = run->block->config->num_experts, at = run->first * run->k, count = run->n * run->k;
+    if (out->ids) memcpy(out->ids + at, b->ids, (size_t)count * sizeof *b->ids);
+    if (out->weights) memcpy(out->weights + at, b->weights, (size_t)count * sizeof *b->weights);
+    if (!out->stats || !out->stats->expert_load) return;
+    for (int64_t i = 0; i < count; i++)
+        if (b->ids[i] >= 0 && b->ids[i] < classes) out->stats->expert_load[b->ids[i]]++;
+}
+
+moeblock_status mb_cpu_route(struct mb_run *run)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const moeblock_config *config = run->block->config;
+    if (!config->routed_enabled && !run->given_ids) {
+        for (int64_t i = 0; i < run->n * run->k; i++) b->ids[i] = -1, b->weights[i] = 0;
+        publish(run);
+        return MOEBLOCK_OK;
+    }
+    memset(b->seen, 0, (size_t)(run->workspace->workers * (config->num_experts + config->router.null_experts)));
+    const int64_t tiles = mb_ceil_div(run->n, MB_TASK_TOKENS);
+    if (!run->given_ids) {
+        const moeblock_router_class *router = router_of(run);
+        const int64_t width = router->width && router->logits ? router->width(run->set->router) : 0;
+        if (width) MB_TRY(mb_each(run, tiles * mb_ceil_div(width, MB_TASK_COLUMNS), logits_task));
+    }
+    MB_TRY(mb_each(run, tiles, select_task));
+    publish(run);
+    return MOEBLOCK_OK;
+}

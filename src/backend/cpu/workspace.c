@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes and places of all buffers of a pass: one function that both measures (base NULL) and lays out.
+#include "backend/cpu/cpu.h"
+#include "base/arith.h"
+
+// The workspace of one pass is kept below this, but a pass takes at least LEAST_CHUNK tokens and at most MOST_CHUNK.
+enum { LEAST_CHUNK = 16, MOST_CHUNK = 4096 };
+static const size_t workspace_target = (size_t)256 << 20;
+
+struct cursor {
+    char *base;
+    size_t used;
+};
+
+// The next `count` elements of `bytes` bytes, 64-byte aligned.
+static void *take(struct cursor *cursor, int64_t count, size_t bytes)
+{
+    void *at = cursor->base ? cursor->base + cursor->used : NULL;
+    cursor->used += mb_round_up((size_t)mb_max(count, 0) * bytes, 64);
+    return at;
+}
+
+static void take_input(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n)
+{
+    const moeblock_config *config = block->config;
+    const int64_t hidden = config->hidden_size, k = config->num_experts_per_tok;
+    const size_t element = mb_element_bytes(block->set);
+    const bool sharding = block->share.tp > 1;
+    b->x_mine = take(c, sharding ? n * hidden : 0, sizeof(float));
+    b->x_all = take(c, sharding ? n * hidden : 0, sizeof(float));
+    b->x = take(c, n * hidden, sizeof(float));
+    b->aux = take(c, config->router.input == MB_INPUT_AUX ? n * hidden : 0, sizeof(float));
+    b->rows = element == sizeof(float) ? (void *)b->x : take(c, n * hidden, element);
+    b->latent = take(c, n * config->latent_size, element);
+    b->ids = take(c, n * k, sizeof *b->ids);
+    b->weights = take(c, n * k, sizeof *b->weights);
+    b->order = take(c, n * k, sizeof *b->order);
+    b->send_bytes = take(c, mb_max(block->share.ep, block->share.tp), sizeof *b->send_bytes);
+    b->receive_bytes = take(c, block->share.ep, sizeof *b->receive_bytes);
+}
+
+static int64_t router_width(const moeblock_block *block)
+{
+    if (!block->router_kind) return 0;
+    const moeblock_router_class *router = block->router_kind->class_copy;
+    return router->width && router->logits ? router->width(block->set->router) : 0;
+}
+
+static void take_router(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n, int workers)
+{
+    b->logits = take(c, n * router_width(block), sizeof(float));
+    b->seen = take(c, workers * (block->config->num_experts + block->config->router.null_experts), 1);
+}
+
+// Rows of other ranks, only with expert parallelism.
+static void take_exchange(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n)
+{
+    const int ep = block->share.ep;
+    if (ep == 1) return;
+    const int64_t k = block->config->num_experts_per_tok, arrive = ep * n;
+    const int64_t sent = n * mb_min(k, ep), own_columns = block->share.d1 - block->share.d0;
+    const size_t record = mb_record_bytes(block, block->set, k), element = mb_element_bytes(block->set);
+    b->send = take(c, sent, record);
+    b->receive = take(c, arrive, record);
+    b->record_token = take(c, sent, sizeof *b->record_token);
+    b->send_rows = take(c, ep, sizeof *b->send_rows);
+    b->receive_rows = take(c, ep, sizeof *b->receive_rows);
+    b->out_slots = take(c, mb_slots_most(block, arrive, k) * own_columns, element);
+    b->returned = take(c, n * k * own_columns, element);
+    b->return_place = take(c, n * k, sizeof *b->return_place);
+}
+
+static void take_routed(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n)
+{
+    const moeblock_config *config = block->config;
+    const struct mb_share *share = &block->share;
+    if (!config->routed_enabled) return;
+    const size_t element = mb_element_bytes(block->set);
+    const int64_t arrive = share->ep * n, k = config->num_experts_per_tok;
+    const int64_t slots = mb_slots_most(block, arrive, k), inner = config->routed.intermediate_size;
+    const moeblock_expert_class *kind = block->routed_kind->class_copy;
+    const bool gathered = share->tp > 1 && kind->splits;
+    b->arrived_row = take(c, arrive, sizeof *b->arrived_row);
+    b->arrived_ids = take(c, arrive, sizeof *b->arrived_ids);
+    b->arrived_weights = take(c, arrive, sizeof *b->arrived_weights);
+    b->expert_begin = take(c, share->e1 - share->e0 + 1, sizeof *b->expert_begin);
+    b->slot = take(c, slots, sizeof *b->slot);
+    b->slot_row = take(c, slots, sizeof *b->slot_row);
+    b->scaled = take(c, config->router.apply_weight == MB_APPLY_INPUT ? slots * block->routed_width : 0, element);
+    b->activation = take(c, slots * inner, element);
+    b->activation_part = take(c, gathered ? slots * (share->i1 - share->i0) : 0, element);
+    b->activation_all = take(c, gathered ? slots * inner : 0, element);
+    b->activation_row = take(c, slots, sizeof *b->activation_row);
+}
+
+static void take_sums(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n)
+{
+    const int64_t latent = block->config->latent_size;
+    const struct mb_share *share = &block->share;
+    const bool gathers = latent && share->tp > 1;
+    b->routed = take(c, n * (share->d1 - share->d0), sizeof(float));
+    b->routed_all = take(c, gathers ? n * latent : 0, sizeof(float));
+    b->routed_full = gathers ? take(c, n * latent, sizeof(float)) : b->routed;
+    b->lifted = latent ? take(c, n * (share->h1 - share->h0), sizeof(float)) : b->routed;
+}
+
+static void take_shared(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n)
+{
+    const moeblock_config *config = block->config;
+    const struct mb_share *share = &block->share;
+    if (!config->shared_enabled) return;
+    const size_t element = mb_element_bytes(block->set);
+    const int64_t inner = config->shared.intermediate_size;
+    b->token_row = take(c, n, sizeof *b->token_row);
+    b->shared_activation = take(c, n * inner, element);
+    b->shared_part = take(c, share->tp > 1 ? n * (share->s1 - share->s0) : 0, element);
+    b->shared_all = take(c, share->tp > 1 ? n * inner : 0, element);
+    b->shared_row = take(c, n, sizeof *b->shared_row);
+    b->gates = take(c, n, sizeof(float));
+    b->shared = take(c, n * (share->h1 - share->h0), sizeof(float));
+}
+
+static int64_t items_most(const moeblock_block *block)
+{
+    const struct mb_share *share = &block->share;
+    const int64_t routed = (share->e1 - share->e0) * (mb_ceil_div(share->i1 - share->i0, MB_TASK_COLUMNS) + 1);
+    return routed + mb_ceil_div(share->s1 - share->s0, MB_TASK_COLUMNS) + 1;
+}
+
+// What one worker needs at a time: a kernel's scratch and, beside it, a tile of outputs.
+static size_t scratch_of_worker(const moeblock_block *block, int64_t n)
+{
+    const struct mb_weight_set *set = block->set;
+    const int64_t rows = block->share.ep * n;
+    size_t most = 0;
+    if (set->routed) {
+        const moeblock_expert_class *kind = block->routed_kind->class_copy;
+        const int64_t width = kind->splits ? MB_TASK_COLUMNS : block->routed_width;
+        const size_t need = kind->scratch_bytes(set->routed, rows) + (size_t)(rows * width) * sizeof(float) + 128;
+        most = need > most ? need : most;
+    }
+    if (set->shared) {
+        const moeblock_expert_class *kind = block->shared_kind->class_copy;
+        const size_t need = kind->scratch_bytes(set->shared, n) + 64;
+        most = need > most ? need : most;
+    }
+    if (set->router) {
+        const size_t need = ((const moeblock_router_class *)block->router_kind->class_copy)->scratch_bytes(set->router);
+        most = need > most ? need : most;
+    }
+    if (set->latent) {
+        const size_t need = mb_latent_scratch_bytes(set->latent, MB_TASK_TOKENS);
+        most = need > most ? need : most;
+    }
+    if (set->shared_gate) {
+        const size_t need = mb_shared_gate_scratch_bytes(set->shared_gate, MB_TASK_TOKENS);
+        most = need > most ? need : most;
+    }
+    return mb_round_up(most, 64);
+}
+
+static size_t layout(const moeblock_block *block, int64_t n, int workers, char *base, struct mb_buffers *b)
+{
+    struct cursor c = {base, 0};
+    take(&c, 1, sizeof *b);
+    take_input(&c, b, block, n);
+    take_router(&c, b, block, n, workers);
+    take_exchange(&c, b, block, n);
+    take_routed(&c, b, block, n);
+    take_sums(&c, b, block, n);
+    take_shared(&c, b, block, n);
+    const bool gathers_y = block->share.tp > 1;
+    b->y_mine = take(&c, gathers_y ? n * block->config->hidden_size : 0, sizeof(float));
+    b->y_all = take(&c, gathers_y ? n * block->config->hidden_size : 0, sizeof(float));
+    b->items = take(&c, items_most(block), sizeof *b->items);
+    b->scratch_bytes = scratch_of_worker(block, n);
+    b->scratch = take(&c, workers, b->scratch_bytes);
+    return c.used;
+}
+
+int64_t mb_cpu_chunk_tokens(const moeblock_block *block)
+{
+    struct mb_buffers unused = {0};
+    const size_t fixed = layout(block, 0, 1, NULL, &unused), some = layout(block, 1024, 1, NULL, &unused);
+    const size_t per_token = (some - fixed) / 1024 + 1;
+    const int64_t fit = (int64_t)(workspace_target / per_token);
+    return mb_max(LEAST_CHUNK, mb_min(MOST_CHUNK, fit));
+}
+
+size_t mb_cpu_workspace_bytes(const moeblock_block *block, int64_t tokens, int workers)
+{
+    struct mb_buffers unused = {0};
+    return layout(block, tokens, workers, NULL, &unused);
+}
+
+void mb_cpu_workspace_place(moeblock_workspace *workspace)
+{
+    struct mb_buffers *buffers = workspace->memory;
+    *buffers = (struct mb_buffers){0};
+    layout(workspace->block, workspace->tokens, workspace->workers, workspace->memory, buffers);
+    workspace->buffers = buffers;
+}

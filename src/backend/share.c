@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a rank owns. Experts are split in contiguous runs over the EP axis, output columns of every projection over the
+// TP axis, never k: no partial sum crosses ranks, so the mesh shape cannot change bits.
+#include "backend/backend.h"
+#include "base/status.h"
+
+static int axis_size(const moeblock_mesh *mesh, int axis) { return axis == 0 ? mesh->rows : mesh->columns; }
+static int axis_index(const moeblock_mesh *mesh, int axis) { return axis == 0 ? mesh->row : mesh->column; }
+
+void mb_share_columns(const struct mb_share *share, int64_t total, int index, int64_t *begin, int64_t *end)
+{
+    mb_split(total, share->tp, index, begin, end);
+}
+
+moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh *mesh, struct mb_share *out,
+                              moeblock_error *error)
+{
+    const int tp_axis = (int)config->tp_axis, ep_axis = (int)config->ep_axis;
+    if (tp_axis == ep_axis && mesh->rows * mesh->columns > 1 && config->tp_enabled && config->ep_enabled)
+        return mb_fail(error, MOEBLOCK_INVALID_CONFIG,
+                       "placing the block on a %d x %d mesh: tensor_parallel.cluster_axis and "
+                       "experts.distributed.dispatch_cluster_axis are both %d; they must be different axes",
+                       mesh->rows, mesh->columns, tp_axis);
+    *out = (struct mb_share){.tp = 1, .ep = 1, .tp_axis = tp_axis, .ep_axis = ep_axis};
+    if (config->tp_enabled) {
+        out->tp = axis_size(mesh, tp_axis);
+        out->tp_index = axis_index(mesh, tp_axis);
+    }
+    if (config->ep_enabled) {
+        out->ep = axis_size(mesh, ep_axis);
+        out->ep_index = axis_index(mesh, ep_axis);
+    }
+    const int64_t width = config->latent_size ? config->latent_size : config->hidden_size;
+    mb_split(config->num_experts, out->ep, out->ep_index, &out->e0, &out->e1);
+    mb_share_columns(out, config->routed.intermediate_size, out->tp_index, &out->i0, &out->i1);
+    mb_share_columns(out, config->shared.intermediate_size, out->tp_index, &out->s0, &out->s1);
+    mb_share_columns(out, width, out->tp_index, &out->d0, &out->d1);
+    mb_share_columns(out, config->hidden_size, out->tp_index, &out->h0, &out->h1);
+    return MOEBLOCK_OK;
+}

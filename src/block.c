@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// The flow of the block, whole: one process or a mesh, sharded or replicated x, prefill or decode. The steps are the
+// backend's (src/backend/cpu has one file each).
+#include "block.h"
+
+#include "base/status.h"
+
+// x [T, H/C] or [T, H]
+moeblock_status mb_block_pass(struct mb_run *run)
+{
+    const struct mb_backend *backend = run->block->backend;
+    MB_TRY(backend->gather_input(run));    // all-gather over the TP axis when x is hidden-sharded
+    MB_TRY(backend->route(run));           // ids [T, k], weights [T, k]
+    MB_TRY(backend->dispatch(run));        // each row at most once to a rank that owns one of its experts
+    MB_TRY(backend->compute_experts(run)); // grouped, only routed rows; the shared expert beside them
+    MB_TRY(backend->combine(run));         // weighted sum at the row's home, ascending expert id
+    MB_TRY(backend->compute_shared(run));  // where it was asked to run after the routed experts
+    MB_TRY(backend->add_shared(run));
+    return backend->scatter_output(run); // reduce-scatter over the TP axis when x was gathered
+}
+// y, same shape and sharding as x
+
+// Tokens of one pass: the workspace's, in prefill also at most the configuration's chunk sizes.
+static int64_t pass_tokens(const struct mb_run *run, int64_t capacity)
+{
+    const moeblock_config *config = run->block->config;
+    int64_t tokens = capacity;
+    if (run->input->mode == MOEBLOCK_PREFILL) {
+        const int64_t prefill = config->prefill_chunk / run->block->share.ep; // counts the tokens of all EP ranks
+        if (config->prefill_chunk && tokens > mb_max(prefill, 1)) tokens = mb_max(prefill, 1);
+        if (config->moe_chunk && tokens > config->moe_chunk) tokens = config->moe_chunk;
+    }
+    return tokens;
+}
+
+moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capacity, int64_t *passes)
+{
+    const moeblock_mesh *mesh = run->block->mesh;
+    const int64_t step = pass_tokens(run, capacity);
+    // Every rank makes as many passes as the one with the most tokens, empty ones included.
+    MB_TRY(mesh->agree(mesh->user, mb_ceil_div(tokens, step), passes, run->error));
+    for (int64_t i = 0; i < *passes; i++) {
+        run->first = mb_min(i * step, tokens);
+        run->n = mb_min(step, tokens - run->first);
+        MB_TRY(mb_block_pass(run)); // an empty pass still takes part in the mesh's calls
+    }
+    return MOEBLOCK_OK;
+}

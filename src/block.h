@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// Inside of the public block: the flow (block.c), the object (block_object.c), calling it (forward.c), workspaces.
+#ifndef MB_BLOCK_H
+#define MB_BLOCK_H
+
+#include "backend/backend.h"
+#include "base/arith.h"
+
+// One pass of the flow over tokens [run->first, run->first + run->n).
+moeblock_status mb_block_pass(struct mb_run *run);
+// All tokens, in passes of at most `capacity`; *passes says how many.
+moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capacity, int64_t *passes);
+
+// Layer whose tensors the description names: its layer_index, else its first MoE layer, else 0.
+int64_t mb_block_layer(const moeblock_config *config);
+
+// For tests: told what the flow does.
+void mb_block_set_trace(moeblock_block *block, mb_trace trace, void *user);
+
+#endif

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// The block object: create, load, info, destroy.
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/options.h"
+#include "base/status.h"
+#include "block.h"
+
+int64_t mb_block_layer(const moeblock_config *config)
+{
+    if (config->layer_index >= 0) return config->layer_index;
+    return config->moe_layers[0] ? strtoll(config->moe_layers, NULL, 10) : 0;
+}
+
+void mb_block_set_trace(moeblock_block *block, mb_trace trace, void *user)
+{
+    block->trace = trace;
+    block->trace_user = user;
+}
+
+static moeblock_status check_mesh(const moeblock_mesh *mesh, moeblock_error *error)
+{
+    const char *wrong = NULL;
+    if (mesh->struct_size < sizeof *mesh)
+        wrong = "struct_size is too small";
+    else if (mesh->rows < 1 || mesh->columns < 1)
+        wrong = "rows and columns must be at least 1";
+    else if (mesh->row < 0 || mesh->row >= mesh->rows)
+        wrong = "row is outside the mesh";
+    else if (mesh->column < 0 || mesh->column >= mesh->columns)
+        wrong = "column is outside the mesh";
+    else if (!mesh->all_gather || !mesh->all_to_all || !mesh->reduce_scatter || !mesh->agree)
+        wrong = "a call is NULL";
+    return wrong ? mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a block: mesh: %s", wrong) : MOEBLOCK_OK;
+}
+
+static moeblock_status find_kind(const moeblock_context *context, enum mb_registry_kind kind, const char *key,
+                                 const char *name, const struct mb_registered **out, moeblock_error *error)
+{
+    *out = mb_registered_find(context, kind, name);
+    if (*out) return MOEBLOCK_OK;
+    return mb_fail(error, MOEBLOCK_INVALID_CONFIG,
+                   "creating a block: %s is \"%s\", which is neither built in nor registered in this context; register "
+                   "it before the block is created",
+                   key, name);
+}
+
+static moeblock_status find_kinds(moeblock_block *block, moeblock_error *error)
+{
+    const moeblock_config *config = block->config;
+    if (config->routed_enabled) {
+        MB_TRY(
+            find_kind(block->context, MB_ROUTER_KIND, "router.type", config->router.type, &block->router_kind, error));
+        MB_TRY(
+            find_kind(block->context, MB_EXPERT_KIND, "experts.type", config->expert_type, &block->routed_kind, error));
+    }
+    if (config->shared_enabled)
+        MB_TRY(find_kind(block->context, MB_EXPERT_KIND, "experts.shared", "shared", &block->shared_kind, error));
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status fill_owners(moeblock_block *block, moeblock_error *error)
+{
+    const int64_t experts = block->config->num_experts;
+    block->owner = mb_alloc(&block->context->allocator, (size_t)experts * sizeof *block->owner);
+    if (!block->owner) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a block: no memory");
+    for (int i = 0; i < block->share.ep; i++) {
+        int64_t begin, end;
+        mb_split(experts, block->share.ep, i, &begin, &end);
+        for (int64_t e = begin; e < end; e++) block->owner[e] = i;
+    }
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status fill_block(moeblock_block *block, const moeblock_config *config, moeblock_error *error)
+{
+    block->config = mb_config_copy(config, &block->context->allocator);
+    if (!block->config) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a block: no memory");
+    block->routed_width = config->latent_size ? config->latent_size : config->hidden_size;
+    MB_TRY(mb_share_make(block->config, block->mesh, &block->share, error));
+    MB_TRY(find_kinds(block, error));
+    return fill_owners(block, error);
+}
+
+moeblock_status moeblock_block_create(moeblock_context *context, const moeblock_config *config,
+                                      const moeblock_mesh *mesh, const moeblock_block_options *options,
+                                      moeblock_block **out, moeblock_error *error)
+{
+    if (!out) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a block: out is NULL");
+    *out = NULL;
+    if (!context || !config)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a block: %s is NULL",
+                       context ? "config" : "context");
+    moeblock_block_options chosen;
+    MB_TRY(mb_options_read(&chosen, sizeof chosen, options, "moeblock_block_options", error));
+    if ((int)chosen.compute < MOEBLOCK_COMPUTE_AUTO || chosen.compute > MOEBLOCK_COMPUTE_BF16)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a block: compute is %d, expected AUTO, F32 or BF16",
+                       (int)chosen.compute);
+    if (mesh) MB_TRY(check_mesh(mesh, error));
+
+    moeblock_block *block = mb_alloc_zero(&context->allocator, sizeof *block);
+    if (!block) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a block: no memory");
+    block->context = context;
+    block->mesh = mesh ? mesh : &mb_mesh_single;
+    block->backend = &mb_backend_cpu;
+    block->requested = chosen.compute;
+    const moeblock_status status = fill_block(block, config, error);
+    if (status != MOEBLOCK_OK) {
+        moeblock_block_destroy(&block);
+        return status;
+    }
+    *out = block;
+    return MOEBLOCK_OK;
+}
+
+void moeblock_block_destroy(moeblock_block **block)
+{
+    if (!block || !*block) return;
+    const moeblock_allocator *allocator = &(*block)->context->allocator;
+    (*block)->backend->unload(*block, (*block)->set);
+    moeblock_config_destroy(&(*block)->config);
+    mb_free(allocator, (*block)->owner);
+    mb_free(allocator, *block);
+    *block = NULL;
+}
+
+moeblock_status moeblock_block_load(moeblock_block *block, moeblock_weights *weights,
+                                    const moeblock_load_options *options, moeblock_error *error)
+{
+    if (!block || !weights)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "loading weights: %s is NULL", block ? "weights" : "block");
+    moeblock_load_options chosen;
+    MB_TRY(mb_options_read(&chosen, sizeof chosen, options, "moeblock_load_options", error));
+    struct mb_weight_set *set;
+    MB_TRY(block->backend->load(block, weights, mb_block_layer(block->config), &chosen, &set, error));
+    block->backend->unload(block, block->set);
+    set->serial = ++block->loads;
+    block->set = set;
+    return MOEBLOCK_OK;
+}
+
+moeblock_status moeblock_block_load_files(moeblock_block *block, const char *path, const moeblock_load_options *options,
+                                          moeblock_error *error)
+{
+    if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "loading weights: block is NULL");
+    if (!path && !block->config->weight_path[0])
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "loading weights: no path was given and the configuration %s has no weight_path",
+                       block->config->source);
+    moeblock_weights *weights = NULL;
+    MB_TRY(moeblock_weights_open(block->context, path ? path : block->config->weight_path, &weights, error));
+    const moeblock_status status = moeblock_block_load(block, weights, options, error);
+    moeblock_weights_destroy(&weights);
+    return status;
+}
+
+moeblock_status moeblock_block_load_weights(moeblock_block *block, const moeblock_tensor *tensors, size_t count,
+                                            moeblock_error *error)
+{
+    if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "loading weights: block is NULL");
+    moeblock_weights *weights = NULL;
+    MB_TRY(moeblock_weights_from_tensors(block->context, tensors, count, &weights, error));
+    const moeblock_status status = moeblock_block_load(block, weights, NULL, error);
+    moeblock_weights_destroy(&weights);
+    return status;
+}
+
+void moeblock_block_get_info(const moeblock_block *block, moeblock_block_info *out)
+{
+    moeblock_block_info info = {.struct_size = sizeof info, .format = ""};
+    if (block) info.compute = block->requested;
+    if (block && block->set) {
+        info.compute = block->set->compute;
+        info.format = block->set->format;
+        info.packed_bytes = block->set->packed_bytes;
+        info.expert_packed_bytes = block->set->expert_packed_bytes;
+        info.chunk_tokens = block->backend->chunk_tokens(block);
+    }
+    if (!out || out->struct_size < sizeof(uint32_t)) return;
+    const uint32_t size = out->struct_size;
+    info.struct_size = size;
+    memcpy(out, &info, size < sizeof info ? size : sizeof info);
+}

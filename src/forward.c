@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// The public forward calls: everything from outside is checked here, before the flow starts.
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#include "backend/array.h"
+#include "base/fpmode.h"
+#include "base/options.h"
+#include "base/status.h"
+#include "block.h"
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static moeblock_status check_objects(const moeblock_block *block, const moeblock_workspace *workspace,
+                                     moeblock_error *error)
+{
+    if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: block is NULL");
+    if (!block->set)
+        return mb_fail(error, MOEBLOCK_WRONG_STATE, "running the block: it has no weights yet; load them first");
+    if (!workspace) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: workspace is NULL");
+    if (workspace->block != block || workspace->serial != block->set->serial)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "running the block: the workspace was made for another block or for earlier weights; make one "
+                       "for this block");
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status check_same_leading(const moeblock_array *x, const moeblock_array *other, const char *name,
+                                          bool last_too, moeblock_error *error)
+{
+    bool same = x->rank == other->rank;
+    for (int i = 0; same && i < x->rank - !last_too; i++) same = x->dims[i] == other->dims[i];
+    if (same) return MOEBLOCK_OK;
+    return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: %s differs in shape from x (%s)", name,
+                   last_too ? "all dimensions must agree" : "all but the last dimension must agree");
+}
+
+static moeblock_status check_aux(const moeblock_block *block, const moeblock_forward_input *input,
+                                 moeblock_error *error)
+{
+    const moeblock_config *config = block->config;
+    const bool wanted = config->routed_enabled && config->router.input == MB_INPUT_AUX;
+    int64_t tokens;
+    if (!wanted) return MOEBLOCK_OK;
+    if (!input->aux.rank)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "running the block: its router reads a second tensor (router.config.input is \"aux\"), but aux "
+                       "was not given");
+    MB_TRY(mb_array_check(&input->aux, "aux", &tokens, error));
+    MB_TRY(check_same_leading(&input->x, &input->aux, "aux", false, error));
+    const int64_t width = input->aux.dims[input->aux.rank - 1];
+    if (width != config->hidden_size)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "running the block: aux has last dimension %" PRId64 ", expected %" PRId64, width,
+                       config->hidden_size);
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status check_input(const moeblock_block *block, const moeblock_forward_input *input,
+                                   const moeblock_forward_output *output, moeblock_sharding *sharding, int64_t *tokens,
+                                   moeblock_error *error)
+{
+    if (input->mode != MOEBLOCK_PREFILL && input->mode != MOEBLOCK_DECODE)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "running the block: mode is %d, expected MOEBLOCK_PREFILL (1) or MOEBLOCK_DECODE (2)",
+                       (int)input->mode);
+    int64_t y_tokens;
+    MB_TRY(mb_array_check(&input->x, "x", tokens, error));
+    MB_TRY(mb_array_check(&output->y, "y", &y_tokens, error));
+    MB_TRY(check_same_leading(&input->x, &output->y, "y", true, error));
+    MB_TRY(moeblock_tp_sharding(input->x.dims[input->x.rank - 1], block->config->hidden_size, block->share.tp,
+                                block->config->tp_enabled, sharding, error));
+    return check_aux(block, input, error);
+}
+
+// Runs all passes with denormals flushed and fills the statistics.
+static moeblock_status run_all(struct mb_run *run, int64_t tokens, int64_t capacity)
+{
+    moeblock_forward_stats *stats = run->output->stats;
+    const double start = seconds_now();
+    int64_t passes = 0;
+    const uint64_t mode = mb_flush_begin();
+    const moeblock_status status = mb_block_walk(run, tokens, capacity, &passes);
+    mb_flush_end(mode);
+    if (stats && status == MOEBLOCK_OK) {
+        stats->tokens = tokens;
+        stats->slots = tokens * run->k;
+        stats->chunks = passes;
+        stats->active_experts = run->active_experts;
+        stats->router_seconds = run->router_seconds;
+        stats->experts_seconds = run->experts_seconds;
+        stats->total_seconds = seconds_now() - start;
+    }
+    return status;
+}
+
+moeblock_status moeblock_block_forward(const moeblock_block *block, moeblock_workspace *workspace,
+                                       const moeblock_forward_input *input, const moeblock_forward_output *output,
+                                       moeblock_error *error)
+{
+    MB_TRY(check_objects(block, workspace, error));
+    if (!input || !output)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: %s is NULL", input ? "output" : "input");
+    moeblock_forward_input in;
+    moeblock_forward_output out;
+    MB_TRY(mb_options_read(&in, sizeof in, input, "moeblock_forward_input", error));
+    MB_TRY(mb_options_read(&out, sizeof out, output, "moeblock_forward_output", error));
+    if (out.stats && out.stats->struct_size < sizeof *out.stats)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: stats has struct_size %u, expected %zu",
+                       (unsigned)out.stats->struct_size, sizeof *out.stats);
+    struct mb_run run = {.block = block,
+                         .set = block->set,
+                         .workspace = workspace,
+                         .input = &in,
+                         .output = &out,
+                         .k = block->config->num_experts_per_tok,
+                         .error = error};
+    int64_t tokens;
+    MB_TRY(check_input(block, &in, &out, &run.sharding, &tokens, error));
+    return run_all(&run, tokens, workspace->tokens);
+}
+
+moeblock_status moeblock_forward(const moeblock_block *block, moeblock_workspace *workspace, const float *x,
+                                 int64_t tokens, moeblock_mode mode, float *y, moeblock_error *error)
+{
+    const int64_t hidden = block ? block->config->hidden_size : 0;
+    moeblock_forward_input in = {
+        .struct_size = sizeof in, .mode = mode, .x = {.dtype = MOEBLOCK_F32, .rank = 2, .dims = {tokens, hidden}}};
+    moeblock_forward_output out = {.struct_size = sizeof out, .y = in.x};
+    memcpy(&in.x.data, &x, sizeof x); // x is only read
+    out.y.data = y;
+    return moeblock_block_forward(block, workspace, &in, &out, error);
+}
+
+moeblock_status moeblock_block_forward_experts(const moeblock_block *block, moeblock_workspace *workspace,
+                                               const moeblock_array *x, const int32_t *ids, const float *weights,
+                                               int64_t k, moeblock_array *y, moeblock_error *error)
+{
+    MB_TRY(check_objects(block, workspace, error));
+    if (!x || !y || !ids || !weights)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the experts: %s is NULL",
+                       !x     ? "x"
+                       : !y   ? "y"
+                       : !ids ? "ids"
+                              : "weights");
+    if (!block->config->routed_enabled)
+        return mb_fail(error, MOEBLOCK_WRONG_STATE,
+                       "running the experts: the description has none (experts.distributed.enabled is false)");
+    const int64_t slots = workspace->tokens * block->config->num_experts_per_tok;
+    if (k < 1 || k > slots || k > block->config->num_experts + block->config->router.null_experts)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "running the experts: k is %" PRId64 ", expected 1 to the number of experts, and at most the "
+                       "%" PRId64 " slots that the workspace holds",
+                       k, slots);
+    moeblock_forward_input in = {.struct_size = sizeof in, .mode = MOEBLOCK_DECODE, .x = *x};
+    moeblock_forward_output out = {.struct_size = sizeof out, .y = *y};
+    struct mb_run run = {.block = block,
+                         .set = block->set,
+                         .workspace = workspace,
+                         .input = &in,
+                         .output = &out,
+                         .k = k,
+                         .given_ids = ids,
+                         .given_weights = weights,
+                         .error = error};
+    int64_t tokens, y_tokens;
+    MB_TRY(mb_array_check(x, "x", &tokens, error));
+    MB_TRY(mb_array_check(y, "y", &y_tokens, error));
+    MB_TRY(check_same_leading(x, y, "y", true, error));
+    MB_TRY(moeblock_tp_sharding(x->dims[x->rank - 1], block->config->hidden_size, block->share.tp,
+                                block->config->tp_enabled, &run.sharding, error));
+    return run_all(&run, tokens, mb_min(workspace->tokens, slots / k));
+}
