@@ -34,11 +34,13 @@ def resolve(includer, name):
 
 
 def complaint_about(path, name):
-    target = resolve(path, name)
+    here, target = folder_of(path), resolve(path, name)
+    if here == FREE:
+        return None
     if target is None:
         return "is not in the tree"
-    here, there = folder_of(path), folder_of(target)
-    if here == FREE or there == PUBLIC or here == there:
+    there = folder_of(target)
+    if there in (PUBLIC, here):
         return None
     if here == PUBLIC:
         return "is not a public header"

@@ -14,10 +14,6 @@ MEMORY = {"malloc", "calloc", "realloc", "reallocarray", "free", "posix_memalign
 FORBIDDEN = {"abort", "exit", "_exit", "quick_exit", "printf", "vprintf", "puts", "putchar", "perror", "stdout",
              "stderr", "signal", "sigaction", "system", "setlocale", "setenv", "putenv", "alloca"}
 MEMORY_OBJECTS = {"memory.c.o"}
-# Symbols in writable sections, each with the reason why it may be there.
-MUTABLE = {
-    "fork_count": "counted up in a forked child, so that a context starts its threads again",
-}
 
 with open(os.path.join(BUILD, "CMakeCache.txt"), encoding="utf-8") as cache:
     if re.search(r"^MOEBLOCK_SANITIZE:STRING=.+$", cache.read(), re.M):
@@ -42,6 +38,6 @@ for line in output_of("objdump", "-t", os.path.join(BUILD, "libmoeblock.a")).spl
     if re.match(r"^\S+:\s+file format", line):
         member = line.split(":")[0]
     symbol = re.match(r"^[0-9a-f]+ .{6}O (\.data|\.bss|\.tdata|\.tbss|\*COM\*)(\S*)\s+[0-9a-f]+ (?:\.hidden )?(\S+)", line)
-    if symbol and not symbol.group(2).startswith(".rel.ro") and symbol.group(3).split(".")[0] not in MUTABLE:
+    if symbol and not symbol.group(2).startswith(".rel.ro"):
         complaints.append(f"{member} has mutable global state: {symbol.group(3)}")
 tree.finish("purity", complaints)
