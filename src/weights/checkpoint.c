@@ -288,20 +288,36 @@ static bool lines_inside(const struct mb_lines *lines, uint64_t bytes)
             mb_add_u64(end, lines->bytes, &end) && end <= bytes);
 }
 
+// Finds the tensor behind a description and checks that the lines lie inside it.
+static moeblock_status locate_lines(moeblock_weights *weights, const moeblock_tensor_info *tensor,
+                                    const struct mb_lines *lines, struct mb_located *out, moeblock_error *error)
+{
+    MB_TRY(mb_weights_locate(weights, tensor->name, out, error));
+    if (lines_inside(lines, out->info->bytes)) return MOEBLOCK_OK;
+    return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                   "%s: %" PRId64 " x %zu bytes from byte %" PRIu64 " of tensor '%.300s' are wanted, it has %" PRIu64,
+                   weights->path, lines->count, lines->bytes, lines->first, tensor->name, out->info->bytes);
+}
+
+moeblock_status mb_weights_view_lines(moeblock_weights *weights, const moeblock_tensor_info *tensor,
+                                      const struct mb_lines *lines, const void **out, moeblock_error *error)
+{
+    struct mb_located located;
+    MB_TRY(locate_lines(weights, tensor, lines, &located, error));
+    *out = located.data ? (const char *)located.data + lines->first : NULL;
+    return MOEBLOCK_OK;
+}
+
 moeblock_status mb_weights_read_lines(moeblock_weights *weights, const moeblock_tensor_info *tensor,
                                       const struct mb_lines *lines, void *to, moeblock_error *error)
 {
     struct mb_located located;
-    MB_TRY(mb_weights_locate(weights, tensor->name, &located, error));
-    if (!lines_inside(lines, located.info->bytes))
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
-                       "%s: bytes %" PRIu64 " to %" PRIu64 " of tensor '%.300s' are wanted, it has %" PRIu64,
-                       weights->path, lines->first, lines->first + lines->bytes, tensor->name, located.info->bytes);
+    MB_TRY(locate_lines(weights, tensor, lines, &located, error));
+    if (!lines->bytes || lines->count <= 0) return MOEBLOCK_OK;
     const struct mb_shard *shard = located.shard;
     char *target = to;
     for (int64_t i = 0; i < lines->count; i++, target += lines->bytes) {
         const uint64_t offset = lines->first + (uint64_t)i * lines->stride;
-        if (!lines->bytes) continue;
         if (located.data)
             memcpy(target, (const char *)located.data + offset, lines->bytes);
         else

@@ -86,5 +86,8 @@ struct mb_lines {
 // Copies the lines one after the other to `to`. Errors as moeblock_weights_read.
 moeblock_status mb_weights_read_lines(moeblock_weights *weights, const moeblock_tensor_info *tensor,
                                       const struct mb_lines *lines, void *to, moeblock_error *error);
+// Where the first line lies when the tensor is in caller memory; NULL when it is in a file. The same range check.
+moeblock_status mb_weights_view_lines(moeblock_weights *weights, const moeblock_tensor_info *tensor,
+                                      const struct mb_lines *lines, const void **out, moeblock_error *error);
 
 #endif
