@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// The block in plain scalar C, top to bottom: latent down, experts one after the other, null experts, the end of the
+// flow. Slow on purpose. The reference (this file, its router and its tensors) shares elementary functions and tensor
+// names with the working path and nothing else: what both compute must agree bit by bit. Numbers: docs/numerics.md.
+#include "reference.h"
+
+#include <string.h>
+
+#include "base/context.h"
+#include "base/float.h"
+#include "base/fpmode.h"
+#include "base/status.h"
+#include "kernels/math.h"
+#include "reference_parts.h"
+
+struct ffn {
+    const struct mb_ffn_config *config;
+    struct mb_linear gate, up, down;
+};
+
+static moeblock_status load_ffn(struct mb_reference *r, bool shared, int64_t expert, struct ffn *out)
+{
+    const enum mb_projection gate = shared ? MB_PROJ_SHARED_GATE : MB_PROJ_GATE;
+    const enum mb_projection up = shared ? MB_PROJ_SHARED_UP : MB_PROJ_UP;
+    const enum mb_projection down = shared ? MB_PROJ_SHARED_DOWN : MB_PROJ_DOWN;
+    out->config = shared ? &r->config->shared : &r->config->routed;
+    if (out->config->gated) MB_TRY(mb_reference_linear(r, gate, expert, out->config->bias, true, &out->gate));
+    MB_TRY(mb_reference_linear(r, up, expert, out->config->bias, true, &out->up));
+    return mb_reference_linear(r, down, expert, out->config->bias, true, &out->down);
+}
+
+static float rounded(const struct mb_reference *r, float value) { return r->bf16 ? mb_round_bf16(value) : value; }
+
+static void apply_linear(const struct mb_reference *r, const struct mb_linear *m, const float *x, float *out)
+{
+    for (int64_t n = 0; n < m->rows; n++) out[n] = rounded(r, mb_reference_dot(m, n, x));
+}
+
+// out = down(activation(gate x, up x)); row and out in the compute type, `inner` holds 2 x intermediate_size.
+static void apply_ffn(const struct mb_reference *r, const struct ffn *ffn, const float *row, float *inner, float *out)
+{
+    const int64_t n = ffn->config->intermediate_size;
+    float *gate = ffn->config->gated ? inner : NULL, *up = inner + n;
+    for (int64_t i = 0; i < n; i++) {
+        if (gate) gate[i] = mb_reference_dot(&ffn->gate, i, row);
+        up[i] = mb_reference_dot(&ffn->up, i, row);
+    }
+    mb_activation_apply(&ffn->config->activation, gate, up, up, n);
+    for (int64_t i = 0; i < n; i++) up[i] = rounded(r, up[i]);
+    apply_linear(r, &ffn->down, up, out);
+}
+
+// from [n] -> to: a latent projection, before it (up) or after it (down) an RMS norm.
+struct latent {
+    struct mb_linear down, up;
+    float *in_norm, *out_norm;
+};
+
+static moeblock_status load_latent(struct mb_reference *r, struct latent *out)
+{
+    const bool bias = r->config->latent_bias;
+    MB_TRY(mb_reference_linear(r, MB_PROJ_LATENT_DOWN, 0, bias, true, &out->down));
+    MB_TRY(mb_reference_linear(r, MB_PROJ_LATENT_UP, 0, bias, true, &out->up));
+    MB_TRY(mb_reference_vector(r, MB_ROLE_LATENT_IN_NORM, r->width, &out->in_norm));
+    return mb_reference_vector(r, MB_ROLE_LATENT_OUT_NORM, r->width, &out->out_norm);
+}
+
+// Normalises a latent row, where the description says so, and rounds it to the compute type.
+static void norm_latent(const struct mb_reference *r, const float *weight, float *row)
+{
+    if (weight) mb_reference_rms_norm(row, r->width, r->config->rms_norm_eps);
+    for (int64_t i = 0; i < r->width; i++) {
+        if (weight) row[i] = row[i] * (r->config->latent_norm_plus_one ? 1.0f + weight[i] : weight[i]);
+        row[i] = rounded(r, row[i]);
+    }
+}
+
+// sums [tokens][width] += the routed experts' weighted outputs, experts in ascending id, null experts last.
+static moeblock_status add_experts(struct mb_reference *r, const float *rows, const float *x, const int32_t *ids,
+                                   const float *w, float *sums)
+{
+    const moeblock_config *config = r->config;
+    const bool on_input = config->router.apply_weight == MB_APPLY_INPUT;
+    float *row, *inner, *out;
+    MB_TRY(mb_reference_take(r, r->width, sizeof(float), &row));
+    MB_TRY(mb_reference_take(r, r->width, sizeof(float), &out));
+    MB_TRY(mb_reference_take(r, 2 * config->routed.intermediate_size, sizeof(float), &inner));
+    const struct mb_chunk *before = r->last;
+    for (int32_t expert = 0; expert < r->classes; expert++) {
+        const bool null = expert >= config->num_experts;
+        if (null && config->router.null_kind == MB_NULL_ZERO) break;
+        struct ffn ffn = {.config = NULL};
+        for (int64_t s = 0; s < r->tokens * r->k; s++) {
+            if (ids[s] != expert) continue;
+            const int64_t t = s / r->k;
+            if (!null && !ffn.config) MB_TRY(load_ffn(r, false, expert, &ffn));
+            for (int64_t i = 0; i < r->width; i++) {
+                const float value = rows[t * r->width + i];
+                row[i] = on_input ? rounded(r, w[s] * value) : value;
+            }
+            if (!null) apply_ffn(r, &ffn, row, inner, out);
+            const float weight = on_input && !null ? 1.0f : w[s];
+            const float *add = null ? x + t * r->hidden : out;
+            for (int64_t i = 0; i < r->width; i++) sums[t * r->width + i] = sums[t * r->width + i] + weight * add[i];
+        }
+        mb_reference_release(r, before);
+    }
+    return MOEBLOCK_OK;
+}
+
+// y = the routed part: latent down, experts, output bias, latent up, scale on the output.
+static moeblock_status compute_routed(struct mb_reference *r, const float *rows, const float *x, const int32_t *ids,
+                                      const float *w, float *y)
+{
+    const moeblock_config *config = r->config;
+    struct latent latent;
+    float *narrow = NULL, *sums = NULL, *output_bias;
+    MB_TRY(mb_reference_take(r, r->tokens * r->width, sizeof(float), &narrow));
+    MB_TRY(mb_reference_take(r, r->tokens * r->width, sizeof(float), &sums));
+    MB_TRY(mb_reference_vector(r, MB_ROLE_OUTPUT_BIAS, r->width, &output_bias));
+    if (config->latent_size) MB_TRY(load_latent(r, &latent));
+    for (int64_t t = 0; config->latent_size && t < r->tokens; t++) {
+        apply_linear(r, &latent.down, rows + t * r->hidden, narrow + t * r->width);
+        norm_latent(r, latent.in_norm, narrow + t * r->width);
+    }
+    MB_TRY(add_experts(r, config->latent_size ? narrow : rows, x, ids, w, sums));
+    for (int64_t t = 0; t < r->tokens; t++) {
+        float *sum = sums + t * r->width, *out = y + t * r->hidden;
+        for (int64_t i = 0; output_bias && i < r->width; i++) sum[i] = sum[i] + output_bias[i];
+        if (config->latent_size) {
+            norm_latent(r, latent.out_norm, sum);
+            apply_linear(r, &latent.up, sum, out);
+        } else {
+            memcpy(out, sum, (size_t)r->width * sizeof *sum);
+        }
+        for (int64_t i = 0; config->router.scale_on == MB_SCALE_OUTPUT && i < r->hidden; i++)
+            out[i] = out[i] * (float)config->router.scale;
+    }
+    return MOEBLOCK_OK;
+}
+
+// y = y + gate * shared(x), halved where the mix is the average; the gate reads the unrounded x.
+static moeblock_status add_shared(struct mb_reference *r, const float *rows, const float *x, float *y)
+{
+    const moeblock_config *config = r->config;
+    const bool gated = config->shared_gate == MB_SHARED_SIGMOID;
+    struct ffn ffn;
+    struct mb_linear gate;
+    float *inner = NULL, *out = NULL;
+    MB_TRY(load_ffn(r, true, 0, &ffn));
+    if (gated) MB_TRY(mb_reference_linear(r, MB_PROJ_SHARED_SIGMOID, 0, false, false, &gate));
+    MB_TRY(mb_reference_take(r, 2 * config->shared.intermediate_size, sizeof(float), &inner));
+    MB_TRY(mb_reference_take(r, r->hidden, sizeof(float), &out));
+    for (int64_t t = 0; t < r->tokens; t++) {
+        const float weight = gated ? mb_sigmoid(mb_reference_dot(&gate, 0, x + t * r->hidden)) : 1.0f;
+        apply_ffn(r, &ffn, rows + t * r->hidden, inner, out);
+        for (int64_t i = 0; i < r->hidden; i++) {
+            float *sum = &y[t * r->hidden + i];
+            *sum = *sum + weight * out[i];
+            if (config->mix == MB_MIX_AVERAGE) *sum = *sum * 0.5f;
+        }
+    }
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status compute_block(struct mb_reference *r, const float *x, const float *aux, float *y,
+                                     int32_t *ids_out, float *w_out)
+{
+    const moeblock_config *config = r->config;
+    float *rows = NULL, *w = NULL;
+    int32_t *ids = NULL;
+    MB_TRY(mb_reference_take(r, r->tokens * r->hidden, sizeof(float), &rows));
+    for (int64_t i = 0; i < r->tokens * r->hidden; i++) rows[i] = rounded(r, x[i]);
+    memset(y, 0, (size_t)(r->tokens * r->hidden) * sizeof *y);
+    if (config->routed_enabled) {
+        MB_TRY(mb_reference_take(r, r->tokens * r->k, sizeof *ids, &ids));
+        MB_TRY(mb_reference_take(r, r->tokens * r->k, sizeof *w, &w));
+        MB_TRY(mb_reference_route(r, x, aux, ids, w, ids_out, w_out));
+        MB_TRY(compute_routed(r, rows, x, ids, w, y));
+    }
+    return config->shared_enabled ? add_shared(r, rows, x, y) : MOEBLOCK_OK;
+}
+
+moeblock_status mb_reference(moeblock_context *context, const moeblock_config *config, moeblock_weights *weights,
+                             int64_t layer, moeblock_compute compute, const float *x, const float *aux, int64_t tokens,
+                             float *y, int32_t *ids, float *route_weights, moeblock_error *error)
+{
+    struct mb_reference r = {
+        .allocator = &context->allocator,
+        .config = config,
+        .weights = weights,
+        .error = error,
+        .layer = layer,
+        .tokens = tokens,
+        .hidden = config->hidden_size,
+        .width = config->latent_size ? config->latent_size : config->hidden_size,
+        .classes = config->num_experts + config->router.null_experts,
+        .k = config->num_experts_per_tok,
+        .bf16 = compute == MOEBLOCK_COMPUTE_BF16,
+    };
+    if (compute == MOEBLOCK_COMPUTE_AUTO) {
+        struct mb_matrix down;
+        const enum mb_projection decides = config->routed_enabled ? MB_PROJ_DOWN : MB_PROJ_SHARED_DOWN;
+        MB_TRY(mb_projection_find(config, weights, decides, layer, 0, &down, error));
+        r.bf16 = !mb_format_table[down.format].f32_compute;
+    }
+    const uint64_t mode = mb_flush_begin();
+    const moeblock_status status = compute_block(&r, x, aux, y, ids, route_weights);
+    mb_flush_end(mode);
+    mb_reference_release(&r, NULL);
+    return status;
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// The reference's router: the formulas of moe-families sections 3.1 and 3.2 in plain loops, one token after the other.
+#include <math.h>
+#include <string.h>
+
+#include "base/status.h"
+#include "kernels/math.h"
+#include "reference_parts.h"
+
+struct router {
+    const struct mb_router_config *config;
+    struct mb_linear linear;
+    float *selection_bias, *input_scale, *factors;          // NULL where there is none
+    float *input, *logits, *scores, *choice, *group_scores; // of one token
+    uint8_t *closed, *group_closed;                         // 1: may not be chosen (any more)
+};
+
+static moeblock_status load_router(struct mb_reference *r, struct router *out)
+{
+    *out = (struct router){.config = &r->config->router};
+    MB_TRY(mb_reference_linear(r, MB_PROJ_ROUTER, 0, false, false, &out->linear));
+    MB_TRY(mb_reference_vector(r, MB_ROLE_ROUTER_BIAS, r->classes, &out->linear.bias));
+    MB_TRY(mb_reference_vector(r, MB_ROLE_SELECTION_BIAS, r->classes, &out->selection_bias));
+    MB_TRY(mb_reference_vector(r, MB_ROLE_INPUT_SCALE, r->hidden, &out->input_scale));
+    MB_TRY(mb_reference_vector(r, MB_ROLE_PER_EXPERT_SCALE, r->config->num_experts, &out->factors));
+    MB_TRY(mb_reference_take(r, r->hidden, sizeof(float), &out->input));
+    MB_TRY(mb_reference_take(r, r->classes, sizeof(float), &out->logits));
+    MB_TRY(mb_reference_take(r, r->classes, sizeof(float), &out->scores));
+    MB_TRY(mb_reference_take(r, r->classes, sizeof(float), &out->choice));
+    MB_TRY(mb_reference_take(r, r->classes, sizeof(float), &out->group_scores));
+    MB_TRY(mb_reference_take(r, r->classes, 1, &out->closed));
+    return mb_reference_take(r, r->classes, 1, &out->group_closed);
+}
+
+static void softmax(const float *values, int64_t n, float *out)
+{
+    float maximum = -INFINITY, sum = 0.0f;
+    for (int64_t i = 0; i < n; i++) maximum = values[i] > maximum ? values[i] : maximum;
+    for (int64_t i = 0; i < n; i++) sum = sum + (out[i] = mb_exp(values[i] - maximum));
+    for (int64_t i = 0; i < n; i++) out[i] = out[i] / sum;
+}
+
+static void score(enum mb_score kind, const float *logits, int64_t n, float *out)
+{
+    if (kind == MB_SCORE_SOFTMAX) {
+        softmax(logits, n, out);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++)
+        out[i] = kind == MB_SCORE_SIGMOID         ? mb_sigmoid(logits[i])
+                 : kind == MB_SCORE_SQRT_SOFTPLUS ? sqrtf(mb_softplus(logits[i]))
+                                                  : logits[i];
+}
+
+static void compute_logits(const struct mb_reference *r, const struct router *router, const float *x)
+{
+    const struct mb_router_config *config = router->config;
+    const float constant = config->input_scale != 0.0 ? (float)config->input_scale : 1.0f / sqrtf((float)r->hidden);
+    memcpy(router->input, x, (size_t)r->hidden * sizeof *x);
+    if (config->input_norm) mb_reference_rms_norm(router->input, r->hidden, config->input_norm_eps);
+    for (int64_t i = 0; i < r->hidden; i++) {
+        if (router->input_scale) router->input[i] = router->input[i] * router->input_scale[i];
+        router->input[i] = router->input[i] * constant;
+    }
+    for (int64_t i = 0; i < r->classes; i++) {
+        const float logit = mb_reference_dot(&router->linear, i, router->input) * (float)config->logit_scale;
+        const float cap = (float)config->softcap;
+        router->logits[i] = cap != 0.0f ? cap * mb_tanh(logit / cap) : logit;
+    }
+}
+
+// The best value in [from, to) that is not closed: NaN below -infinity, ties to the lower index.
+static int64_t best(const float *values, const uint8_t *closed, int64_t from, int64_t to)
+{
+    int64_t found = -1;
+    for (int64_t i = from; i < to; i++) {
+        if (closed[i]) continue;
+        if (found < 0 || values[i] > values[found] || (isnan(values[found]) && !isnan(values[i]))) found = i;
+    }
+    return found;
+}
+
+// Closes (or sets to 0) every expert outside the topk_group best groups.
+static void limit_groups(const struct mb_reference *r, const struct router *router)
+{
+    const struct mb_router_config *config = router->config;
+    const int64_t size = r->classes / config->n_group;
+    for (int64_t g = 0; g < config->n_group; g++) {
+        const int64_t first = best(router->choice, router->closed, g * size, (g + 1) * size);
+        router->group_scores[g] = router->choice[first];
+        router->closed[first] = 1;
+        const int64_t second = best(router->choice, router->closed, g * size, (g + 1) * size);
+        if (config->group_score == MB_GROUP_SUM_TOP2 && second >= 0)
+            router->group_scores[g] = router->choice[first] + router->choice[second];
+        router->closed[first] = 0;
+    }
+    memset(router->group_closed, 0, (size_t)config->n_group);
+    for (int64_t j = 0; j < config->topk_group; j++)
+        router->group_closed[best(router->group_scores, router->group_closed, 0, config->n_group)] = 1;
+    for (int64_t i = 0; i < r->classes; i++) {
+        if (router->group_closed[i / size]) continue; // one of the kept groups
+        if (config->group_fill == MB_FILL_ZERO) router->choice[i] = 0.0f;
+        if (config->group_fill == MB_FILL_NEGATIVE_INFINITY) router->closed[i] = 1;
+    }
+}
+
+// Weights of k ids in ascending order, from unbiased scores or from logits.
+static void weigh(const struct mb_reference *r, const struct router *router, const int32_t *ids, float *w)
+{
+    const struct mb_router_config *config = router->config;
+    const int64_t k = r->k;
+    const float p = (float)config->norm_p, eps = (float)config->norm_eps;
+    for (int64_t j = 0; j < k; j++) w[j] = (config->post == MB_POST_NONE ? router->scores : router->logits)[ids[j]];
+    if (config->post == MB_POST_SOFTMAX_K) softmax(w, k, w);
+    if (config->post == MB_POST_SIGMOID_K) score(MB_SCORE_SIGMOID, w, k, w);
+    float sum = 0.0f, powers = 0.0f;
+    for (int64_t j = 0; j < k; j++) {
+        const float size = fabsf(w[j]);
+        sum = sum + w[j];
+        powers = powers + (p == 1.0f ? size : p == 2.0f ? size * size : mb_exp(p * mb_log(size)));
+    }
+    const float root = p == 1.0f ? powers : p == 2.0f ? sqrtf(powers) : mb_exp(mb_log(powers) / p);
+    const float divisors[] = {[MB_NORM_NONE] = 1.0f,
+                              [MB_NORM_SUM] = sum + eps,
+                              [MB_NORM_SUM_CLAMPED] = sum < eps ? eps : sum,
+                              [MB_NORM_P] = root};
+    for (int64_t j = 0; j < k; j++) {
+        w[j] = w[j] / divisors[config->norm];
+        if (config->scale_on == MB_SCALE_WEIGHTS) w[j] = w[j] * (float)config->scale;
+        if (router->factors && ids[j] < r->config->num_experts) w[j] = w[j] * router->factors[ids[j]];
+    }
+}
+
+// One token: x (or aux) -> ids and weights, k slots in ascending id.
+static void route(const struct mb_reference *r, const struct router *router, const float *x, int32_t *ids, float *w)
+{
+    const struct mb_router_config *config = router->config;
+    const int64_t classes = r->classes, k = r->k;
+    compute_logits(r, router, x);
+    score(config->score, router->logits, classes, router->scores);
+    score(config->select_score, router->logits, classes, router->choice);
+    for (int64_t i = 0; router->selection_bias && i < classes; i++)
+        router->choice[i] = router->choice[i] + router->selection_bias[i];
+    memset(router->closed, 0, (size_t)classes);
+    if (config->groups == MB_GROUPS_LIMITED) limit_groups(r, router);
+    const int64_t runs = config->groups == MB_GROUPS_PER_GROUP ? config->n_group : 1;
+    for (int64_t j = 0; j < k; j++) {
+        const int64_t run = j / (k / runs), size = classes / runs;
+        ids[j] = (int32_t)best(router->choice, router->closed, run * size, (run + 1) * size);
+        router->closed[ids[j]] = 1;
+    }
+    for (int64_t i = 1; i < k; i++)
+        for (int64_t j = i; j > 0 && ids[j - 1] > ids[j]; j--) {
+            const int32_t lower = ids[j];
+            ids[j] = ids[j - 1];
+            ids[j - 1] = lower;
+        }
+    weigh(r, router, ids, w);
+}
+
+// Copies a token's slots from ascending id to descending weight, ties by lower id.
+static void publish(int64_t k, const int32_t *ids, const float *w, uint8_t *done, int32_t *ids_out, float *w_out)
+{
+    memset(done, 0, (size_t)k);
+    for (int64_t j = 0; j < k; j++) {
+        const int64_t i = best(w, done, 0, k);
+        done[i] = 1;
+        if (ids_out) ids_out[j] = ids[i];
+        if (w_out) w_out[j] = w[i];
+    }
+}
+
+moeblock_status mb_reference_route(struct mb_reference *r, const float *x, const float *aux, int32_t *ids, float *w,
+                                   int32_t *ids_out, float *w_out)
+{
+    struct router router;
+    const struct mb_chunk *before = r->last;
+    MB_TRY(load_router(r, &router));
+    const bool from_aux = router.config->input == MB_INPUT_AUX;
+    if (from_aux && !aux)
+        return mb_fail(r->error, MOEBLOCK_INVALID_ARGUMENT,
+                       "computing the reference: router.config.input is \"aux\" and no aux tensor is given");
+    for (int64_t t = 0; t < r->tokens; t++) {
+        const int64_t at = t * r->k;
+        route(r, &router, (from_aux ? aux : x) + t * r->hidden, ids + at, w + at);
+        publish(r->k, ids + at, w + at, router.closed, ids_out ? ids_out + at : NULL, w_out ? w_out + at : NULL);
+    }
+    mb_reference_release(r, before);
+    return MOEBLOCK_OK;
+}
