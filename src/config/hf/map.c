@@ -147,8 +147,12 @@ static moeblock_status map_shared_width(const struct mb_hf_source *source, const
     if (rule == MB_HF_SHARED_BY_WIDTH) return mb_hf_int(source, MB_HF_SHARED_WIDTH, width);
     int64_t count = rule == MB_HF_SHARED_ONE_OR_COUNT;
     MB_TRY(mb_hf_int(source, MB_HF_SHARED_COUNT, &count));
-    *width = count * config->routed.intermediate_size; // below 2^41
-    return MOEBLOCK_OK;
+    *width = count * config->routed.intermediate_size; // below 2^32
+    if ((double)*width <= mb_hf_spellings[MB_HF_SHARED_WIDTH].maximum) return MOEBLOCK_OK;
+    return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG,
+                   "%s: %lld shared experts of width %lld make %lld, expected no more than %.0f in all", source->name,
+                   (long long)count, (long long)config->routed.intermediate_size, (long long)*width,
+                   mb_hf_spellings[MB_HF_SHARED_WIDTH].maximum);
 }
 
 static moeblock_status map_experts(const struct mb_hf_source *source, moeblock_config *config)

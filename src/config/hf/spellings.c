@@ -2,10 +2,11 @@
 // One row per meaning with all its spellings (moe-families 1.13 and 9). A new spelling is a word in a row.
 #include "config/hf/spellings.h"
 
-enum { SIZE_MAX_HF = 1 << 24, EXPERTS_MAX = 1 << 16, LAYERS_MAX = 1 << 14 };
+// Ranges no wider than the schema's.
+enum { WIDTH_MAX = 1 << 20, EXPERTS_MAX = 4096, LAYERS_MAX = 100000 };
 
 const struct mb_hf_spelling mb_hf_spellings[MB_HF_MEANINGS] = {
-    [MB_HF_HIDDEN_SIZE] = {1, SIZE_MAX_HF, {"hidden_size", "d_model"}},
+    [MB_HF_HIDDEN_SIZE] = {1, WIDTH_MAX, {"hidden_size", "d_model"}},
     [MB_HF_LAYERS] = {1, LAYERS_MAX, {"num_hidden_layers", "num_layers", "n_layers"}},
     [MB_HF_EXPERTS] = {1,
                        EXPERTS_MAX,
@@ -16,15 +17,15 @@ const struct mb_hf_spelling mb_hf_spellings[MB_HF_MEANINGS] = {
                      {"num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k",
                       "moe_k", "top_k_experts"}},
     [MB_HF_EXPERT_WIDTH] = {1,
-                            SIZE_MAX_HF,
+                            WIDTH_MAX,
                             {"moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size",
                              "ffn_config.ffn_hidden_size"}},
-    [MB_HF_GENERAL_WIDTH] = {1, SIZE_MAX_HF, {"intermediate_size", "ffn_hidden_size"}},
+    [MB_HF_GENERAL_WIDTH] = {1, WIDTH_MAX, {"intermediate_size", "ffn_hidden_size"}},
     [MB_HF_SHARED_COUNT] = {0,
                             EXPERTS_MAX,
                             {"n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts"}},
     [MB_HF_SHARED_WIDTH] = {0,
-                            SIZE_MAX_HF,
+                            WIDTH_MAX,
                             {"shared_expert_intermediate_size", "moe_shared_expert_intermediate_size",
                              "shared_intermediate_size", "share_expert_dim"}},
     [MB_HF_SHARED_BIAS] = {0, 0, {"use_bias"}},
@@ -34,7 +35,7 @@ const struct mb_hf_spelling mb_hf_spellings[MB_HF_MEANINGS] = {
     [MB_HF_TOPK_METHOD] = {0, 0, {"topk_method"}},
     [MB_HF_RENORMALISE] = {0, 0, {"norm_topk_prob", "route_norm", "moe_renormalize", "norm_expert_weight"}},
     [MB_HF_NORM_MINIMUM] = {0, 1, {"moe_norm_min"}},
-    [MB_HF_SCALE] = {-1e6,
+    [MB_HF_SCALE] = {0,
                      1e6,
                      {"routed_scaling_factor", "route_scale", "router_scaling_factor", "moe_router_scaling_factor",
                       "moe_routed_scaling_factor"}},
@@ -55,8 +56,8 @@ const struct mb_hf_spelling mb_hf_spellings[MB_HF_MEANINGS] = {
                            "ffn_config.ffn_act_fn.name"}},
     [MB_HF_LIMIT] = {0, 1e6, {"swiglu_limit", "swiglu_limits"}},
     [MB_HF_SHARED_LIMIT] = {0, 1e6, {"swiglu_limits_shared"}},
-    [MB_HF_ALPHA] = {-1e6, 1e6, {"swiglu_alpha"}},
-    [MB_HF_LATENT] = {1, SIZE_MAX_HF, {"moe_latent_size", "routed_expert_hidden_size"}},
+    [MB_HF_ALPHA] = {0, 1e6, {"swiglu_alpha"}},
+    [MB_HF_LATENT] = {1, WIDTH_MAX, {"moe_latent_size", "routed_expert_hidden_size"}},
     [MB_HF_RMS_EPS] = {0, 1, {"rms_norm_eps"}},
     [MB_HF_LAYER_TYPES] = {0, 0, {"mlp_layer_types"}},
     [MB_HF_DENSE_FIRST] = {0, LAYERS_MAX, {"first_k_dense_replace", "num_dense_layers", "moe_layer_num_skipped"}},
