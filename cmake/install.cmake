@@ -26,4 +26,7 @@ install(FILES ${PROJECT_BINARY_DIR}/moeblock.pc DESTINATION ${CMAKE_INSTALL_LIBD
 
 if(TARGET moeblock-cli)
     install(TARGETS moeblock-cli)
+    install(DIRECTORY ${PROJECT_BINARY_DIR}/man/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 FILES_MATCHING PATTERN "*.1")
+    install(FILES ${PROJECT_BINARY_DIR}/completion/moeblock
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
 endif()

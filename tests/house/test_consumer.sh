@@ -55,7 +55,7 @@ cmake --build "$work/project/build" >"$work/log" 2>&1 || { cat "$work/log"; exit
 run "find_package, shared" "$work/project/build/shared"
 run "find_package, static" "$work/project/build/static"
 
-for file in "share/doc/*/LICENSE" "bin/moeblock" "include/moeblock/moeblock.h"; do
-    # shellcheck disable=SC2086 # the pattern is meant to expand
-    ls $prefix/$file >/dev/null
+for file in bin/moeblock include/moeblock/moeblock.h share/doc/moeblock/LICENSE share/man/man1/moeblock.1 \
+    share/man/man1/moeblock-run.1 share/bash-completion/completions/moeblock; do
+    [ -s "$prefix/$file" ] || { echo "$file was not installed, or is empty"; exit 1; }
 done
