@@ -3,19 +3,24 @@
 // backend's (src/backend/cpu has one file each).
 #include "block.h"
 
+#include "base/clock.h"
 #include "base/status.h"
 
 // x [T, H/C] or [T, H]
 moeblock_status mb_block_pass(struct mb_run *run)
 {
     const struct mb_backend *backend = run->block->backend;
-    MB_TRY(backend->gather_input(run));    // all-gather over the TP axis when x is hidden-sharded
-    MB_TRY(backend->route(run));           // ids [T, k], weights [T, k]
+    MB_TRY(backend->gather_input(run)); // all-gather over the TP axis when x is hidden-sharded
+    const double start = mb_seconds();
+    MB_TRY(backend->route(run)); // ids [T, k], weights [T, k]
+    const double routed = mb_seconds();
+    run->router_seconds += routed - start;
     MB_TRY(backend->dispatch(run));        // each row at most once to a rank that owns one of its experts
     MB_TRY(backend->compute_experts(run)); // grouped, only routed rows; the shared expert beside them
     MB_TRY(backend->combine(run));         // weighted sum at the row's home, ascending expert id
     MB_TRY(backend->compute_shared(run));  // where it was asked to run after the routed experts
     MB_TRY(backend->add_shared(run));
+    run->experts_seconds += mb_seconds() - routed;
     return backend->scatter_output(run); // reduce-scatter over the TP axis when x was gathered
 }
 // y, same shape and sharding as x

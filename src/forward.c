@@ -2,20 +2,13 @@
 // The public forward calls: everything from outside is checked here, before the flow starts.
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
 
 #include "backend/array.h"
+#include "base/clock.h"
 #include "base/fpmode.h"
 #include "base/options.h"
 #include "base/status.h"
 #include "block.h"
-
-static double seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static moeblock_status check_objects(const moeblock_block *block, const moeblock_workspace *workspace,
                                      moeblock_error *error)
@@ -83,7 +76,7 @@ static moeblock_status check_input(const moeblock_block *block, const moeblock_f
 static moeblock_status run_all(struct mb_run *run, int64_t tokens, int64_t capacity)
 {
     moeblock_forward_stats *stats = run->output->stats;
-    const double start = seconds_now();
+    const double start = mb_seconds();
     int64_t passes = 0;
     const uint64_t mode = mb_flush_begin();
     const moeblock_status status = mb_block_walk(run, tokens, capacity, &passes);
@@ -95,7 +88,7 @@ static moeblock_status run_all(struct mb_run *run, int64_t tokens, int64_t capac
         stats->active_experts = run->active_experts;
         stats->router_seconds = run->router_seconds;
         stats->experts_seconds = run->experts_seconds;
-        stats->total_seconds = seconds_now() - start;
+        stats->total_seconds = mb_seconds() - start;
     }
     return status;
 }

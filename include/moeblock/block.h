@@ -99,7 +99,8 @@ typedef struct moeblock_forward_stats {
     int64_t tokens, slots, chunks;
     int64_t active_experts; // experts with at least one row, summed over the chunks
     int64_t *expert_load;   // NULL, or [num_experts] counts that forward adds to
-    double router_seconds, experts_seconds, total_seconds;
+    double router_seconds, experts_seconds,
+        total_seconds; // experts_seconds: dispatch to the sum, shared expert included
 } moeblock_forward_stats;
 
 typedef struct moeblock_forward_output {

@@ -58,6 +58,7 @@ static int64_t list_routed(struct mb_run *run, int64_t n)
     const int64_t inner = run->block->config->routed.intermediate_size;
     for (int64_t e = share->e0; e < share->e1; e++) {
         if (b->expert_begin[e - share->e0] == b->expert_begin[e - share->e0 + 1]) continue;
+        run->active_experts++;
         n = kind->splits
                 ? list_columns(b->items, n, false, e, share->i0, share->i1, task_columns(kind, run->set->routed))
                 : list_columns(b->items, n, false, e, 0, inner, mb_max(inner, 1));

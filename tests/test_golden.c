@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every golden case: read from its folder as a downloaded checkpoint, run in both modes, held against the model's own
+// definition in float64, then run again from the JSON that `moeblock config` prints, and at every kernel level. A case
+// whose family or format is not covered yet must be refused by name and is listed as skipped with that reason.
+#include <cmocka.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "reference.h"
+#include "support/golden.h"
+
+// What may not be skipped: the families of this release in f32, f16, bf16, and the two quantised formats.
+static const char *const required[] = {"deepseek_v2",    "deepseek_v3",      "gpt_oss",    "mixtral",      "qwen2_moe",
+                                       "qwen3_moe",      "qwen3_next",       "glm4_moe",   "olmoe",        "llama4",
+                                       "granitemoe",     "granitemoeshared", "minimax_m2", "ernie4_5_moe", "dots1",
+                                       "hunyuan_v1_moe", "granitemoehybrid", NULL};
+static const char *const other_formats[] = {"gptq", "awq", "int4", "mxfp8", "nvfp4", "compressed-tensors", NULL};
+
+static bool is_required(const struct golden_case *golden)
+{
+    for (int i = 0; other_formats[i]; i++)
+        if (strstr(golden->weights, other_formats[i])) return false;
+    for (int i = 0; required[i]; i++)
+        if (!strcmp(golden->family, required[i])) return true;
+    return false;
+}
+
+static void assert_same(const struct golden_case *golden, const struct golden_run *a, const struct golden_run *b,
+                        const char *what)
+{
+    const size_t y = (size_t)(golden->tokens * golden->hidden) * sizeof(float);
+    const size_t slots = (size_t)(golden->tokens * golden->k);
+    if (memcmp(a->y, b->y, y) || memcmp(a->ids, b->ids, slots * sizeof *a->ids) ||
+        memcmp(a->weights, b->weights, slots * sizeof *a->weights))
+        fail_msg("%s: %s gives other bytes", golden->name, what);
+}
+
+static void run_or_fail(const struct golden_case *golden, const struct golden_settings *settings,
+                        struct golden_run *out)
+{
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    if (golden_run(golden, settings, out, &error) != MOEBLOCK_OK) fail_msg("%s: %s", golden->name, error.message);
+}
+
+static moeblock_compute computed(const struct golden_run *run)
+{
+    moeblock_block_info info = {.struct_size = sizeof info};
+    moeblock_block_get_info(run->block, &info);
+    return info.compute;
+}
+
+// The same bytes from the printed configuration, in decode, on other thread counts and at every level.
+static void check_variants(const struct golden_case *golden, const struct golden_run *first)
+{
+    struct golden_run other;
+    const size_t length = moeblock_config_print(first->config, NULL, 0);
+    char *text = malloc(length + 1);
+    moeblock_config_print(first->config, text, length + 1);
+    run_or_fail(golden, &(struct golden_settings){.config_text = text}, &other);
+    assert_same(golden, first, &other, "the printed configuration");
+    golden_run_free(golden, &other);
+    run_or_fail(golden, &(struct golden_settings){.config_text = text, .mode = MOEBLOCK_DECODE}, &other);
+    assert_same(golden, first, &other, "the printed configuration in decode");
+    golden_run_free(golden, &other);
+    free(text);
+    run_or_fail(golden, &(struct golden_settings){.mode = MOEBLOCK_DECODE, .threads = 3}, &other);
+    assert_same(golden, first, &other, "decode with 3 threads");
+    golden_run_free(golden, &other);
+    int usable;
+    const char *level, *reason;
+    for (int i = 0; (level = moeblock_level(i, &usable, &reason)) != NULL; i++) {
+        if (!usable) continue;
+        run_or_fail(golden, &(struct golden_settings){.level = level, .threads = 1}, &other);
+        assert_same(golden, first, &other, level);
+        golden_run_free(golden, &other);
+    }
+}
+
+static void check_reference(const struct golden_case *golden, const struct golden_run *first)
+{
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    moeblock_weights *weights;
+    struct golden_run reference = *first;
+    reference.y = calloc((size_t)(golden->tokens * golden->hidden), sizeof(float));
+    reference.ids = calloc((size_t)(golden->tokens * golden->k), sizeof(int32_t));
+    reference.weights = calloc((size_t)(golden->tokens * golden->k), sizeof(float));
+    moeblock_status status = moeblock_weights_open(first->context, golden->folder, &weights, &error);
+    if (status == MOEBLOCK_OK)
+        status = mb_reference(first->context, first->config, weights, golden->layer, computed(first), golden->x.data,
+                              golden->aux.data, golden->tokens, reference.y, reference.ids, reference.weights, &error);
+    if (status != MOEBLOCK_OK) fail_msg("%s: reference: %s", golden->name, error.message);
+    assert_same(golden, first, &reference, "the scalar reference");
+    moeblock_weights_destroy(&weights);
+    free(reference.y);
+    free(reference.ids);
+    free(reference.weights);
+}
+
+static void check_accuracy(const struct golden_case *golden, const struct golden_run *run)
+{
+    const double got = golden_error(golden, run->y), allowed = golden_allowed(golden, computed(run));
+    const int64_t row = golden_router_difference(golden, run->ids, run->weights);
+    printf("  %-34s error %.2e  allowed %.1e  %s\n", golden->name, got, allowed,
+           computed(run) == MOEBLOCK_COMPUTE_F32 ? "f32" : "bf16");
+    if (!(got <= allowed)) fail_msg("%s: relative rms %.3e, allowed %.3e", golden->name, got, allowed);
+    if (row >= 0) fail_msg("%s: ids or weights differ in row %lld", golden->name, (long long)row);
+}
+
+static bool check_case(const char *name)
+{
+    struct golden_case golden;
+    golden_open(name, &golden);
+    struct golden_run run;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    const moeblock_status status = golden_run(&golden, &(struct golden_settings){.level = NULL}, &run, &error);
+    const bool covered = status == MOEBLOCK_OK;
+    if (covered) {
+        check_accuracy(&golden, &run);
+        check_variants(&golden, &run);
+        check_reference(&golden, &run);
+        // Stored bf16 weights computed in f32, and the other way round: the other compute type holds its bound too.
+        golden_run_free(&golden, &run);
+        run_or_fail(&golden, &(struct golden_settings){.compute = MOEBLOCK_COMPUTE_F32}, &run);
+        check_accuracy(&golden, &run);
+        golden_run_free(&golden, &run);
+    } else {
+        printf("  %-34s skipped: %s\n", name, error.message);
+        if (is_required(&golden)) fail_msg("%s must run: %s", name, error.message);
+        assert_int_equal(status, MOEBLOCK_UNSUPPORTED);
+    }
+    golden_close(&golden);
+    return covered;
+}
+
+static void all_cases(void **state)
+{
+    (void)state;
+    static char names[256][64];
+    const int n = golden_list(names, 256);
+    int covered = 0;
+    for (int i = 0; i < n; i++) covered += check_case(names[i]);
+    printf("%d of %d cases covered, %d skipped\n", covered, n, n - covered);
+    assert_true(n >= 118);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(all_cases)};
+    return cmocka_run_group_tests_name("golden", tests, NULL, NULL);
+}
