@@ -6,12 +6,17 @@
 # Tests that start threads also carry the label `threads`: the ones worth their time under the thread sanitizer.
 set(threaded_tests "team|context|mesh|block|routed|shared|loader|weights|examples|concurrent")
 
-# What several tests share, without a main of its own.
+# What every C test is compiled with, and what several share (tests/support, without a main).
+add_library(test-common INTERFACE)
+target_include_directories(test-common INTERFACE tests)
+target_compile_definitions(test-common INTERFACE MOEBLOCK_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+target_link_libraries(test-common INTERFACE moeblock-internal PkgConfig::cmocka m)
 file(GLOB support_sources CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} tests/support/*.c)
 if(support_sources)
     add_library(test-support STATIC ${support_sources})
-    target_include_directories(test-support PUBLIC tests)
-    target_link_libraries(test-support PUBLIC moeblock-internal PkgConfig::cmocka m)
+    target_link_libraries(test-support PUBLIC test-common)
+else()
+    add_library(test-support ALIAS test-common)
 endif()
 
 set(test_environment
@@ -29,12 +34,7 @@ function(moeblock_test source)
     cmake_path(GET folder FILENAME label)
     if(extension STREQUAL ".c")
         add_executable(${name} ${source})
-        target_include_directories(${name} PRIVATE tests)
-        target_compile_definitions(${name} PRIVATE MOEBLOCK_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-        target_link_libraries(${name} PRIVATE moeblock-internal PkgConfig::cmocka m)
-        if(TARGET test-support)
-            target_link_libraries(${name} PRIVATE test-support)
-        endif()
+        target_link_libraries(${name} PRIVATE test-support)
         set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
         set(command ${name})
     elseif(extension STREQUAL ".py")
