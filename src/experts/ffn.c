@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+// The built-in expert kind, gated or plain: down(activation(gate x) * up x). Serves as routed experts and as the shared
+// expert. Keeps a rank's rows of every owned expert packed in one allocation and hands rows to the kernels.
+#include "experts/ffn.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/context.h"
+#include "base/status.h"
+#include "experts/expert.h"
+
+// Stored bytes of one piece of packing. Staging also holds the converted codes, so that it stays within twice this.
+enum { PIECE_BYTES = 4 << 20 };
+
+static moeblock_status create(void *user, const moeblock_expert_build *build, void **out, moeblock_error *error)
+{
+    (void)user;
+    const moeblock_config *config = build->config;
+    struct ffn *self = mb_alloc_zero(&build->context->allocator, sizeof *self);
+    if (!self) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating experts: no memory");
+    self->build = *build;
+    self->config = build->shared ? &config->shared : &config->routed;
+    self->kernels = build->context->kernels;
+    *out = self;
+    return MOEBLOCK_OK;
+}
+
+static void destroy(void *object)
+{
+    struct ffn *self = object;
+    if (!self) return;
+    const moeblock_allocator *allocator = &self->build.context->allocator;
+    mb_free(allocator, self->packed);
+    mb_free(allocator, self->biases);
+    mb_free(allocator, self);
+}
+
+// The linear maps in packing order. Rows of gate and up are columns of the intermediate, rows of down those of the
+// output.
+static void list_projections(struct ffn *self)
+{
+    const moeblock_expert_build *b = &self->build;
+    const int64_t own_i = b->i1 - b->i0;
+    struct projection *next = self->projections;
+    if (self->config->gated) {
+        *next++ = (struct projection){.kind = b->shared ? MB_PROJ_SHARED_GATE : MB_PROJ_GATE,
+                                      .rows = b->intermediate,
+                                      .columns = b->hidden,
+                                      .first = b->i0,
+                                      .end = b->i1};
+    }
+    *next++ = (struct projection){.kind = b->shared ? MB_PROJ_SHARED_UP : MB_PROJ_UP,
+                                  .part = self->config->gated,
+                                  .bias = self->config->gated ? own_i : 0,
+                                  .rows = b->intermediate,
+                                  .columns = b->hidden,
+                                  .first = b->i0,
+                                  .end = b->i1};
+    *next++ = (struct projection){.kind = b->shared ? MB_PROJ_SHARED_DOWN : MB_PROJ_DOWN,
+                                  .outer = true,
+                                  .bias = self->config->gated ? 2 * own_i : own_i,
+                                  .rows = b->hidden,
+                                  .columns = b->intermediate,
+                                  .first = b->h0,
+                                  .end = b->h1};
+    self->projection_count = (int)(next - self->projections);
+    self->bias_stride = next[-1].bias + (b->h1 - b->h0);
+}
+
+static moeblock_status find(const struct ffn *self, const struct projection *projection, int64_t expert,
+                            struct mb_matrix *out, moeblock_error *error)
+{
+    MB_TRY(mb_projection_find(self->build.config, self->weights, projection->kind, self->layer, expert, out, error));
+    if (out->rows == projection->rows && out->columns == projection->columns) return MOEBLOCK_OK;
+    return mb_fail(error, MOEBLOCK_INVALID_FILE,
+                   "opening experts: tensor '%s' gives %" PRId64 " x %" PRId64 " weights, expected %" PRId64
+                   " x %" PRId64,
+                   out->codes.name, out->rows, out->columns, projection->rows, projection->columns);
+}
+
+// Every owned expert must look like the first: one packing serves them all.
+static moeblock_status check_alike(const struct ffn *self, const struct projection *projection,
+                                   const struct mb_matrix *first, moeblock_error *error)
+{
+    for (int64_t e = self->build.e0; e < self->build.e1; e++) {
+        struct mb_matrix matrix;
+        MB_TRY(find(self, projection, e, &matrix, error));
+        if (matrix.format != first->format || matrix.row_stride != first->row_stride ||
+            matrix.column_stride != first->column_stride) {
+            return mb_fail(
+                error, MOEBLOCK_UNSUPPORTED,
+                "opening experts: tensor '%s' is stored as %s, but '%s' as %s; all experts of a layer must have one "
+                "format and layout",
+                matrix.codes.name, mb_format_table[matrix.format].name, first->codes.name,
+                mb_format_table[first->format].name);
+        }
+    }
+    return MOEBLOCK_OK;
+}
+
+static enum mb_packed_format packed_format(enum mb_format format, moeblock_compute compute)
+{
+    const struct mb_format_info *info = &mb_format_table[format];
+    return info->f32_compute && compute == MOEBLOCK_COMPUTE_BF16 ? MB_PACKED_BF16 : info->packed;
+}
+
+// Finds all tensors and fixes both packings.
+static moeblock_status plan(struct ffn *self, moeblock_error *error)
+{
+    const moeblock_expert_build *b = &self->build;
+    struct mb_matrix firsts[PROJECTIONS];
+    for (int i = 0; i < self->projection_count; i++) {
+        struct projection *p = &self->projections[i];
+        MB_TRY(find(self, p, b->e0, &firsts[i], error));
+        MB_TRY(check_alike(self, p, &firsts[i], error));
+        struct mb_packing *packing = p->outer ? &self->outer : &self->inner;
+        const struct mb_packing wanted = {.format = packed_format(firsts[i].format, b->compute),
+                                          .parts = p->part + 1,
+                                          .n = p->end - p->first,
+                                          .k = p->columns,
+                                          .group = mb_format_table[firsts[i].format].column_tile};
+        if (p->part && packing->format != wanted.format) {
+            return mb_fail(error, MOEBLOCK_UNSUPPORTED,
+                           "opening experts: '%s' is stored as %s, but '%s' as %s; gate and up must have one format",
+                           firsts[i].codes.name, mb_format_table[firsts[i].format].name, firsts[0].codes.name,
+                           mb_format_table[firsts[0].format].name);
+        }
+        *packing = wanted;
+    }
+    self->items_per_expert = 0;
+    for (int i = 0; i < self->projection_count; i++) {
+        struct projection *p = &self->projections[i];
+        p->pieces =
+            mb_matrix_pieces(&firsts[i], p->outer ? &self->outer : &self->inner, self->kernels->granule, PIECE_BYTES);
+        p->pieces = mb_max(p->pieces, 1); // the first piece also reads the bias
+        self->items_per_expert += p->pieces;
+    }
+    return MOEBLOCK_OK;
+}
+
+// One allocation for all codes. Checked, since experts and sizes come from a file.
+static moeblock_status allocate(struct ffn *self, moeblock_error *error)
+{
+    const moeblock_allocator *allocator = &self->build.context->allocator;
+    const uint64_t owned = (uint64_t)(self->build.e1 - self->build.e0);
+    self->inner_bytes = mb_round_up(self->kernels->packed_bytes(&self->inner), 64);
+    self->expert_bytes = self->inner_bytes + mb_round_up(self->kernels->packed_bytes(&self->outer), 64);
+    uint64_t bytes, bias_bytes = 0;
+    bool fits = mb_mul_u64(owned, self->expert_bytes, &bytes);
+    if (self->config->bias) fits = fits && mb_mul_u64(owned, (uint64_t)self->bias_stride * sizeof(float), &bias_bytes);
+    if (fits) self->packed = mb_alloc(allocator, bytes);
+    if (self->packed && self->config->bias) self->biases = mb_alloc(allocator, bias_bytes);
+    if (self->packed && (self->biases || !self->config->bias)) return MOEBLOCK_OK;
+    return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY,
+                   "loading %" PRIu64 " experts: no memory for %zu bytes each; use a machine with more, or a mesh",
+                   owned, self->expert_bytes);
+}
+
+static moeblock_status open(void *object, moeblock_weights *weights, int64_t layer, int64_t *items,
+                            moeblock_error *error)
+{
+    struct ffn *self = object;
+    self->weights = weights;
+    self->layer = layer;
+    *items = 0;
+    if (self->build.e0 >= self->build.e1) return MOEBLOCK_OK;
+    list_projections(self);
+    MB_TRY(plan(self, error));
+    MB_TRY(allocate(self, error));
+    *items = (self->build.e1 - self->build.e0) * self->items_per_expert;
+    return MOEBLOCK_OK;
+}
+
+static char *packed_of(const struct ffn *self, int64_t expert, bool outer)
+{
+    return self->packed + (size_t)(expert - self->build.e0) * self->expert_bytes + (outer ? self->inner_bytes : 0);
+}
+
+static float *bias_of(const struct ffn *self, int64_t expert, int64_t at)
+{
+    return self->biases ? self->biases + (expert - self->build.e0) * self->bias_stride + at : NULL;
+}
+
+// Reads a whole bias and keeps the rank's own part.
+static moeblock_status load_bias(const struct ffn *self, const struct projection *projection, int64_t expert,
+                                 moeblock_error *error)
+{
+    const moeblock_allocator *allocator = &self->build.context->allocator;
+    float *whole = mb_alloc(allocator, (size_t)projection->rows * sizeof *whole);
+    if (!whole)
+        return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the biases of expert %" PRId64 ": no memory", expert);
+    const moeblock_status status = mb_projection_bias(self->build.config, self->weights, projection->kind, self->layer,
+                                                      expert, projection->rows, whole, error);
+    if (status == MOEBLOCK_OK) {
+        memcpy(bias_of(self, expert, projection->bias), whole + projection->first,
+               (size_t)(projection->end - projection->first) * sizeof *whole);
+    }
+    mb_free(allocator, whole);
+    return status;
+}
+
+static moeblock_status pack_piece(const struct ffn *self, const struct projection *projection, int64_t expert,
+                                  int64_t piece, moeblock_error *error)
+{
+    const moeblock_allocator *allocator = &self->build.context->allocator;
+    const struct mb_packing *packing = projection->outer ? &self->outer : &self->inner;
+    struct mb_matrix matrix;
+    MB_TRY(find(self, projection, expert, &matrix, error));
+    int64_t n0, n1, k0, k1;
+    mb_matrix_piece(&matrix, packing, self->kernels->granule, PIECE_BYTES, piece, &n0, &n1, &k0, &k1);
+    n0 += projection->first;
+    n1 += projection->first;
+    if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK; // a rank may own no rows at all
+    const size_t bytes = mb_stage_bytes(&matrix, n0, n1, k0, k1);
+    void *staging = mb_alloc(allocator, bytes);
+    if (!staging) {
+        return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "packing '%s': no memory for %zu bytes", matrix.codes.name,
+                       bytes);
+    }
+    const moeblock_status status =
+        mb_matrix_pack(self->weights, &matrix, self->kernels, packing, packed_of(self, expert, projection->outer),
+                       projection->part, projection->first, n0, n1, k0, k1, staging, error);
+    mb_free(allocator, staging);
+    return status;
+}
+
+// Items go expert by expert, projection by projection, piece by piece: the order of the file.
+static moeblock_status pack(void *object, int64_t item, moeblock_error *error)
+{
+    const struct ffn *self = object;
+    const int64_t expert = self->build.e0 + item / self->items_per_expert;
+    int64_t piece = item % self->items_per_expert;
+    const struct projection *projection = self->projections;
+    while (piece >= projection->pieces) piece -= projection++->pieces;
+    if (piece == 0 && self->config->bias) MB_TRY(load_bias(self, projection, expert, error));
+    return pack_piece(self, projection, expert, piece, error);
+}
+
+static size_t packed_bytes(const void *object)
+{
+    const struct ffn *self = object;
+    if (!self->packed) return 0;
+    const size_t biases = self->biases ? (size_t)self->bias_stride * sizeof(float) : 0;
+    return (size_t)(self->build.e1 - self->build.e0) * (self->expert_bytes + biases);
+}
+
+static size_t scratch_bytes(const void *object, int64_t m)
+{
+    const struct ffn *self = object;
+    if (!self->packed) return 0;
+    const size_t inner = self->kernels->scratch_bytes(&self->inner, m);
+    const size_t outer = self->kernels->scratch_bytes(&self->outer, m);
+    return inner > outer ? inner : outer;
+}
+
+static int64_t granule(const void *object) { return ((const struct ffn *)object)->kernels->granule; }
+
+static moeblock_status inner(const void *object, const moeblock_expert_call *call, moeblock_error *error)
+{
+    (void)error;
+    const struct ffn *self = object;
+    const int64_t own = self->build.i1 - self->build.i0;
+    const struct mb_gate_up_call kernel_call = {
+        .packing = &self->inner,
+        .packed = packed_of(self, call->expert, false),
+        .rows = {call->rows, call->m, self->build.compute == MOEBLOCK_COMPUTE_BF16},
+        .n0 = call->c0 - self->build.i0,
+        .n1 = call->c1 - self->build.i0,
+        .gate_bias = self->config->gated ? bias_of(self, call->expert, 0) : NULL,
+        .up_bias = bias_of(self, call->expert, self->config->gated ? own : 0),
+        .activation = &self->config->activation,
+        .out = call->out,
+        .out_stride = call->out_stride,
+        .scratch = call->scratch,
+    };
+    self->kernels->gate_up(&kernel_call);
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status outer(const void *object, const moeblock_expert_call *call, moeblock_error *error)
+{
+    (void)error;
+    const struct ffn *self = object;
+    const bool bf16 = self->build.compute == MOEBLOCK_COMPUTE_BF16;
+    const struct mb_project_call kernel_call = {
+        .packing = &self->outer,
+        .packed = packed_of(self, call->expert, true),
+        .rows = {call->rows, call->m, bf16},
+        .n0 = call->c0 - self->build.h0,
+        .n1 = call->c1 - self->build.h0,
+        .bias = bias_of(self, call->expert, self->projections[self->projection_count - 1].bias),
+        .round = bf16,
+        .out = call->out,
+        .out_stride = call->out_stride,
+        .scratch = call->scratch,
+    };
+    self->kernels->project(&kernel_call);
+    return MOEBLOCK_OK;
+}
+
+const moeblock_expert_class mb_expert_ffn = {
+    .struct_size = sizeof mb_expert_ffn,
+    .splits = 1,
+    .create = create,
+    .destroy = destroy,
+    .need = mb_ffn_need,
+    .open = open,
+    .pack = pack,
+    .packed_bytes = packed_bytes,
+    .scratch_bytes = scratch_bytes,
+    .granule = granule,
+    .inner = inner,
+    .outer = outer,
+};

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// The object of the built-in expert kind, shared by ffn.c (loading, computing) and need.c (which tensors).
+#ifndef MB_EXPERTS_FFN_H
+#define MB_EXPERTS_FFN_H
+
+#include "config/tensors.h"
+#include "kernels/kernels.h"
+#include "moeblock/expert.h"
+
+enum { PROJECTIONS = 3 };
+
+// Gate, up or down of every expert: which rows this rank owns and where they go.
+struct projection {
+    enum mb_projection kind;
+    bool outer;            // packed in `outer` rather than `inner`
+    int part;              // of that packing
+    int64_t rows, columns; // stored
+    int64_t first, end;    // rows owned
+    int64_t bias;          // place of the own biases among an expert's
+    int64_t pieces;        // packing items per expert
+};
+
+struct ffn {
+    moeblock_expert_build build;
+    const struct mb_ffn_config *config;
+    const struct mb_kernels *kernels;
+    moeblock_weights *weights; // borrowed until the last pack
+    int64_t layer;
+    struct projection projections[PROJECTIONS];
+    int projection_count;
+    int64_t items_per_expert;
+    struct mb_packing inner, outer;
+    size_t inner_bytes, expert_bytes; // of one expert: inner part, both parts
+    char *packed;                     // [owned experts][expert_bytes]
+    int64_t bias_stride;              // biases of one expert: gate, up, down
+    float *biases;                    // [owned experts][bias_stride], or NULL
+};
+
+// need of moeblock_expert_class.
+int mb_ffn_need(const void *self, int64_t layer, const char *format, int64_t i, moeblock_tensor_need *out);
+
+#endif
