@@ -142,39 +142,22 @@ static void rms_norm(const struct mb_latent *latent, const float *factors, const
     for (int64_t i = 0; i < latent->width; i++) out[i] = mb_one_nan(v[i] * scale * factors[i]);
 }
 
-// Scratch: [m][L] floats, [m][L] elements with a pointer each, a tile of one granule, then the kernel's own.
-struct scratch {
-    float *floats;
-    char *elements;
-    const void **rows;
-    float *tile;
-    void *kernel;
+// Scratch: [m][L] floats, [m][L] elements with a pointer each, a tile of one granule, then the kernel's own. Offsets in
+// bytes.
+struct sections {
+    size_t floats, elements, rows, tile, kernel;
 };
 
-static size_t section(size_t *at, size_t bytes)
+static struct sections sections_of(const struct mb_latent *latent, int64_t m)
 {
-    const size_t here = *at;
-    *at += mb_round_up(bytes, ALIGNMENT);
-    return here;
-}
-
-static size_t place(const struct mb_latent *latent, int64_t m, void *memory, struct scratch *out)
-{
-    size_t at = 0;
-    char *base = memory;
     const size_t values = (size_t)m * (size_t)latent->width;
-    const size_t floats = section(&at, values * sizeof(float));
-    const size_t elements = section(&at, values * (latent->bf16 ? 2 : 4));
-    const size_t rows = section(&at, (size_t)m * sizeof(void *));
-    const size_t tile = section(&at, (size_t)(m * latent->context->kernels->granule) * sizeof(float));
-    if (base) {
-        out->floats = (float *)(void *)(base + floats);
-        out->elements = base + elements;
-        out->rows = (const void **)(void *)(base + rows);
-        out->tile = (float *)(void *)(base + tile);
-        out->kernel = base + at;
-    }
-    return at;
+    const size_t tile_floats = (size_t)(m * latent->context->kernels->granule);
+    struct sections s = {.floats = 0};
+    s.elements = s.floats + mb_round_up(values * sizeof(float), ALIGNMENT);
+    s.rows = s.elements + mb_round_up(values * (latent->bf16 ? 2 : 4), ALIGNMENT);
+    s.tile = s.rows + mb_round_up((size_t)m * sizeof(void *), ALIGNMENT);
+    s.kernel = s.tile + mb_round_up(tile_floats * sizeof(float), ALIGNMENT);
+    return s;
 }
 
 size_t mb_latent_scratch_bytes(const struct mb_latent *latent, int64_t m)
@@ -183,7 +166,7 @@ size_t mb_latent_scratch_bytes(const struct mb_latent *latent, int64_t m)
     const struct mb_kernels *kernels = latent->context->kernels;
     const size_t down = kernels->scratch_bytes(&latent->down.packing, m);
     const size_t up = kernels->scratch_bytes(&latent->up.packing, m);
-    return place(latent, m, NULL, NULL) + (down > up ? down : up);
+    return sections_of(latent, m).kernel + (down > up ? down : up);
 }
 
 static void to_elements(const struct mb_latent *latent, const float *from, void *to)
@@ -197,22 +180,22 @@ static void to_elements(const struct mb_latent *latent, const float *from, void 
 
 void mb_latent_down(const struct mb_latent *latent, const void *const *rows, int64_t m, void *out, void *scratch)
 {
-    struct scratch s;
-    place(latent, m, scratch, &s);
+    const struct sections at = sections_of(latent, m);
+    float *floats = (float *)(void *)((char *)scratch + at.floats);
     const struct mb_project_call call = {
         .packing = &latent->down.packing,
         .packed = latent->down.packed,
         .rows = {rows, m, latent->bf16},
         .n1 = latent->width,
         .bias = latent->down.bias,
-        .out = s.floats,
+        .out = floats,
         .out_stride = latent->width,
-        .scratch = s.kernel,
+        .scratch = (char *)scratch + at.kernel,
     };
     latent->context->kernels->project(&call);
     const size_t row_bytes = (size_t)latent->width * (latent->bf16 ? 2 : 4);
     for (int64_t r = 0; r < m; r++) {
-        float *row = s.floats + r * latent->width;
+        float *row = floats + r * latent->width;
         if (latent->in_norm) rms_norm(latent, latent->in_norm, row, row);
         to_elements(latent, row, (char *)out + (size_t)r * row_bytes);
     }
@@ -246,25 +229,27 @@ static void project_columns(const struct mb_latent *latent, struct mb_project_ca
 void mb_latent_up(const struct mb_latent *latent, const float *sums, int64_t m, int64_t h0, int64_t h1, float *out,
                   int64_t out_stride, void *scratch)
 {
-    struct scratch s;
-    place(latent, m, scratch, &s);
+    const struct sections at = sections_of(latent, m);
+    float *normed = (float *)(void *)((char *)scratch + at.floats);
+    char *elements = (char *)scratch + at.elements;
+    const void **rows = (const void **)(void *)((char *)scratch + at.rows);
     const size_t row_bytes = (size_t)latent->width * (latent->bf16 ? 2 : 4);
     for (int64_t r = 0; r < m; r++) {
         const float *row = sums + r * latent->width;
         if (latent->out_norm) {
-            rms_norm(latent, latent->out_norm, row, s.floats);
-            row = s.floats;
+            rms_norm(latent, latent->out_norm, row, normed);
+            row = normed;
         }
-        s.rows[r] = s.elements + (size_t)r * row_bytes;
-        to_elements(latent, row, s.elements + (size_t)r * row_bytes);
+        rows[r] = elements + (size_t)r * row_bytes;
+        to_elements(latent, row, elements + (size_t)r * row_bytes);
     }
     struct mb_project_call call = {
         .packing = &latent->up.packing,
         .packed = latent->up.packed,
-        .rows = {s.rows, m, latent->bf16},
+        .rows = {rows, m, latent->bf16},
         .bias = latent->up.bias,
         .round = latent->bf16,
-        .scratch = s.kernel,
+        .scratch = (char *)scratch + at.kernel,
     };
-    project_columns(latent, &call, h0, h1, out, out_stride, s.tile);
+    project_columns(latent, &call, h0, h1, out, out_stride, (float *)(void *)((char *)scratch + at.tile));
 }
