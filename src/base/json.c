@@ -236,6 +236,7 @@ static const char *find_member(struct cursor *cursor, const char *path)
         if (cursor->at == cursor->end || *cursor->at != '"') return NULL;
         const char *const key = cursor->at + 1;
         skip_string(cursor);
+        if (cursor->at == cursor->end) return NULL; // before the subtraction: the key may not be closed
         const char *const rest = behind_key(path, key, (size_t)(cursor->at - key - 1));
         skip_space(cursor);
         if (cursor->at == cursor->end || *cursor->at != ':') return NULL;
