@@ -48,7 +48,7 @@ static moeblock_status unknown_model(const struct mb_hf_source *source)
     for (const struct mb_hf_refused *refused = mb_hf_refused_families; refused->model_type; refused++)
         if (!strcmp(refused->model_type, source->model_type))
             return mb_fail(source->error, MOEBLOCK_UNSUPPORTED,
-                           "%s: model type %s needs %s, which moeblock does not compute", source->name,
+                           "%s: model type %s needs %s, which is not supported", source->name,
                            source->model_type, refused->needs);
     return mb_fail(source->error, MOEBLOCK_UNSUPPORTED,
                    "%s: model type \"%.60s\" is not known; known are deepseek_v3, gpt_oss, mixtral, qwen3_moe and the "

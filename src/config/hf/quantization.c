@@ -25,8 +25,8 @@ static moeblock_status fp8(const struct mb_hf_source *source, const json_t *quan
     if (json_array_size(block) != 2) return refuse(source, "fp8", " without a weight_block_size of two numbers");
     snprintf(detail, sizeof detail, " with weight_block_size [%lld, %lld]", (long long)rows, (long long)columns);
     if (rows != 128 || columns != 128) return refuse(source, "fp8", detail);
-    if (number && (!json_is_string(number) || strcmp(json_string_value(number), "e4m3")))
-        return refuse(source, "fp8", " with a fmt other than \"e4m3\"");
+    if (number && (!json_is_string(number) || !strstr(json_string_value(number), "e4m3")))
+        return refuse(source, "fp8", " with a fmt that is not e4m3");
     if (source->family->flags & MB_HF_PLAIN_ONLY)
         return refuse(source, "fp8", ", whose tensors this family stores under names that are not read yet");
     *format = "fp8";
