@@ -10,7 +10,7 @@
 #include "base/float.h"
 #include "base/fpmode.h"
 #include "base/status.h"
-#include "kernels/math.h"
+#include "kernels/math_inline.h"
 #include "reference_parts.h"
 
 struct ffn {
@@ -31,6 +31,12 @@ static moeblock_status load_ffn(struct mb_reference *r, bool shared, int64_t exp
 
 static float rounded(const struct mb_reference *r, float value) { return r->bf16 ? mb_round_bf16(value) : value; }
 
+// y = y + weight * out, multiply and add rounded separately.
+static void accumulate(float *y, const float *out, float weight, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = mb_one_nan(y[i] + weight * out[i]);
+}
+
 static void apply_linear(const struct mb_reference *r, const struct mb_linear *m, const float *x, float *out)
 {
     for (int64_t n = 0; n < m->rows; n++) out[n] = rounded(r, mb_reference_dot(m, n, x));
@@ -46,11 +52,11 @@ static void apply_ffn(const struct mb_reference *r, const struct ffn *ffn, const
         up[i] = mb_reference_dot(&ffn->up, i, row);
     }
     mb_activation_apply(&ffn->config->activation, gate, up, up, n);
-    for (int64_t i = 0; i < n; i++) up[i] = rounded(r, up[i]);
+    for (int64_t i = 0; i < n; i++) up[i] = rounded(r, mb_one_nan(up[i]));
     apply_linear(r, &ffn->down, up, out);
 }
 
-// from [n] -> to: a latent projection, before it (up) or after it (down) an RMS norm.
+// The projections around the routed experts, each with its RMS norm on the narrow side (or NULL).
 struct latent {
     struct mb_linear down, up;
     float *in_norm, *out_norm;
@@ -70,7 +76,7 @@ static void norm_latent(const struct mb_reference *r, const float *weight, float
 {
     if (weight) mb_reference_rms_norm(row, r->width, r->config->rms_norm_eps);
     for (int64_t i = 0; i < r->width; i++) {
-        if (weight) row[i] = row[i] * (r->config->latent_norm_plus_one ? 1.0f + weight[i] : weight[i]);
+        if (weight) row[i] = mb_one_nan(row[i] * (r->config->latent_norm_plus_one ? 1.0f + weight[i] : weight[i]));
         row[i] = rounded(r, row[i]);
     }
 }
@@ -101,7 +107,7 @@ static moeblock_status add_experts(struct mb_reference *r, const float *rows, co
             if (!null) apply_ffn(r, &ffn, row, inner, out);
             const float weight = on_input && !null ? 1.0f : w[s];
             const float *add = null ? x + t * r->hidden : out;
-            for (int64_t i = 0; i < r->width; i++) sums[t * r->width + i] = sums[t * r->width + i] + weight * add[i];
+            accumulate(sums + t * r->width, add, weight, r->width);
         }
         mb_reference_release(r, before);
     }
@@ -120,8 +126,9 @@ static moeblock_status compute_routed(struct mb_reference *r, const float *rows,
     MB_TRY(mb_reference_vector(r, MB_ROLE_OUTPUT_BIAS, r->width, &output_bias));
     if (config->latent_size) MB_TRY(load_latent(r, &latent));
     for (int64_t t = 0; config->latent_size && t < r->tokens; t++) {
-        apply_linear(r, &latent.down, rows + t * r->hidden, narrow + t * r->width);
-        norm_latent(r, latent.in_norm, narrow + t * r->width);
+        float *row = narrow + t * r->width;
+        for (int64_t i = 0; i < r->width; i++) row[i] = mb_reference_dot(&latent.down, i, rows + t * r->hidden);
+        norm_latent(r, latent.in_norm, row);
     }
     MB_TRY(add_experts(r, config->latent_size ? narrow : rows, x, ids, w, sums));
     for (int64_t t = 0; t < r->tokens; t++) {
@@ -152,13 +159,11 @@ static moeblock_status add_shared(struct mb_reference *r, const float *rows, con
     MB_TRY(mb_reference_take(r, 2 * config->shared.intermediate_size, sizeof(float), &inner));
     MB_TRY(mb_reference_take(r, r->hidden, sizeof(float), &out));
     for (int64_t t = 0; t < r->tokens; t++) {
-        const float weight = gated ? mb_sigmoid(mb_reference_dot(&gate, 0, x + t * r->hidden)) : 1.0f;
+        const float weight = gated ? mb_sigmoid_body(mb_reference_dot(&gate, 0, x + t * r->hidden)) : 1.0f;
         apply_ffn(r, &ffn, rows + t * r->hidden, inner, out);
-        for (int64_t i = 0; i < r->hidden; i++) {
-            float *sum = &y[t * r->hidden + i];
-            *sum = *sum + weight * out[i];
-            if (config->mix == MB_MIX_AVERAGE) *sum = *sum * 0.5f;
-        }
+        float *sum = y + t * r->hidden;
+        accumulate(sum, out, weight, r->hidden);
+        for (int64_t i = 0; config->mix == MB_MIX_AVERAGE && i < r->hidden; i++) sum[i] = sum[i] * 0.5f;
     }
     return MOEBLOCK_OK;
 }

@@ -8,6 +8,7 @@
 #include "base/float.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "kernels/math_inline.h"
 
 struct mb_chunk { // of memory; all of it is released at the end, an expert's part after the expert
     struct mb_chunk *previous;
@@ -111,7 +112,7 @@ float mb_reference_dot(const struct mb_linear *m, int64_t n, const float *x)
         for (int64_t k = g * m->group; k < (g + 1) * m->group && k < m->columns; k++) chain = chain + w[k] * x[k];
         sum = m->scale ? sum + m->scale[n * groups + g] * chain : chain;
     }
-    return m->bias ? sum + m->bias[n] : sum;
+    return mb_one_nan(m->bias ? sum + m->bias[n] : sum);
 }
 
 void mb_reference_rms_norm(float *x, int64_t n, double eps)

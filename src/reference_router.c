@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "kernels/math.h"
+#include "kernels/math_inline.h"
 #include "reference_parts.h"
 
 struct router {
@@ -128,6 +129,7 @@ static void weigh(const struct mb_reference *r, const struct router *router, con
         w[j] = w[j] / divisors[config->norm];
         if (config->scale_on == MB_SCALE_WEIGHTS) w[j] = w[j] * (float)config->scale;
         if (router->factors && ids[j] < r->config->num_experts) w[j] = w[j] * router->factors[ids[j]];
+        w[j] = mb_one_nan(w[j]);
     }
 }
 

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/math.h"
+#include "kernels/math_inline.h"
 #include "routers/primitives.h"
 
 void mb_router_logits(const struct mb_router_config *config, float *logits, int64_t n)
@@ -12,7 +12,7 @@ void mb_router_logits(const struct mb_router_config *config, float *logits, int6
     if (scale != 1.0f)
         for (int64_t i = 0; i < n; i++) logits[i] = logits[i] * scale;
     if (cap != 0.0f)
-        for (int64_t i = 0; i < n; i++) logits[i] = cap * mb_tanh(logits[i] / cap);
+        for (int64_t i = 0; i < n; i++) logits[i] = cap * mb_tanh_body(logits[i] / cap);
 }
 
 // The maximum is subtracted first, so that exp cannot overflow.
@@ -22,7 +22,7 @@ void mb_softmax(const float *values, int64_t n, float *out)
     for (int64_t i = 0; i < n; i++)
         if (values[i] > maximum) maximum = values[i];
     for (int64_t i = 0; i < n; i++) {
-        out[i] = mb_exp(values[i] - maximum);
+        out[i] = mb_exp_body(values[i] - maximum);
         sum = sum + out[i];
     }
     for (int64_t i = 0; i < n; i++) out[i] = out[i] / sum;
@@ -30,12 +30,12 @@ void mb_softmax(const float *values, int64_t n, float *out)
 
 static void sigmoid(const float *logits, int64_t n, float *scores)
 {
-    for (int64_t i = 0; i < n; i++) scores[i] = mb_sigmoid(logits[i]);
+    for (int64_t i = 0; i < n; i++) scores[i] = mb_sigmoid_body(logits[i]);
 }
 
 static void sqrt_softplus(const float *logits, int64_t n, float *scores)
 {
-    for (int64_t i = 0; i < n; i++) scores[i] = sqrtf(mb_softplus(logits[i]));
+    for (int64_t i = 0; i < n; i++) scores[i] = sqrtf(mb_softplus_body(logits[i]));
 }
 
 static void identity(const float *logits, int64_t n, float *scores)

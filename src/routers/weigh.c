@@ -4,7 +4,7 @@
 // transformers library does in every family (DeepSeek's own code skips it for k = 1; moe-families section 7).
 #include <math.h>
 
-#include "kernels/math.h"
+#include "kernels/math_inline.h"
 #include "routers/primitives.h"
 
 // weights in place: softmax or sigmoid of the kept logits.
@@ -12,7 +12,7 @@ static void post(enum mb_post kind, float *weights, int64_t k)
 {
     if (kind == MB_POST_SOFTMAX_K) mb_softmax(weights, k, weights);
     if (kind == MB_POST_SIGMOID_K)
-        for (int64_t j = 0; j < k; j++) weights[j] = mb_sigmoid(weights[j]);
+        for (int64_t j = 0; j < k; j++) weights[j] = mb_sigmoid_body(weights[j]);
 }
 
 static float sum_of(const float *weights, int64_t k)
@@ -28,9 +28,11 @@ static float p_norm(const float *weights, int64_t k, float p)
     float sum = 0.0f;
     for (int64_t j = 0; j < k; j++) {
         const float magnitude = fabsf(weights[j]);
-        sum = sum + (p == 1.0f ? magnitude : p == 2.0f ? magnitude * magnitude : mb_exp(p * mb_log(magnitude)));
+        sum = sum + (p == 1.0f   ? magnitude
+                     : p == 2.0f ? magnitude * magnitude
+                                 : mb_exp_body(p * mb_log_body(magnitude)));
     }
-    return p == 1.0f ? sum : p == 2.0f ? sqrtf(sum) : mb_exp(mb_log(sum) / p);
+    return p == 1.0f ? sum : p == 2.0f ? sqrtf(sum) : mb_exp_body(mb_log_body(sum) / p);
 }
 
 static void normalise(const struct mb_router_config *config, float *weights, int64_t k)
@@ -65,4 +67,5 @@ void mb_router_weigh(const struct mb_router_config *config, const float *logits,
         for (int64_t j = 0; j < k; j++) weights[j] = weights[j] * (float)config->scale;
     if (factors)
         for (int64_t j = 0; j < k; j++) weights[j] = weights[j] * factors[ids[j]];
+    for (int64_t j = 0; j < k; j++) weights[j] = mb_one_nan(weights[j]);
 }
