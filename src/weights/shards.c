@@ -72,9 +72,13 @@ moeblock_status mb_names_from_shard(moeblock_weights *weights, moeblock_status i
 static moeblock_status open_locked(moeblock_weights *weights, size_t i, moeblock_error *error)
 {
     struct mb_shard *shard = &weights->shards[i];
-    MB_TRY(mb_file_open(shard->path, &shard->file, error));
-    const moeblock_status status =
-        mb_safetensors_read(&weights->allocator, &shard->file, shard->path, &shard->header, error);
+    moeblock_status status = mb_file_open(shard->path, &shard->file, error);
+    // NOT_FOUND from a search must only ever mean that the checkpoint has no such tensor.
+    if (status == MOEBLOCK_NOT_FOUND && weights->index.strings)
+        return mb_fail(error, MOEBLOCK_INVALID_FILE, "%s names shard %s, which does not exist", weights->path,
+                       shard->path);
+    if (status != MOEBLOCK_OK) return status;
+    status = mb_safetensors_read(&weights->allocator, &shard->file, shard->path, &shard->header, error);
     if (status != MOEBLOCK_OK) {
         mb_file_close(&shard->file);
         return status;
