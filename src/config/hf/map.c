@@ -47,9 +47,8 @@ static moeblock_status unknown_model(const struct mb_hf_source *source)
 {
     for (const struct mb_hf_refused *refused = mb_hf_refused_families; refused->model_type; refused++)
         if (!strcmp(refused->model_type, source->model_type))
-            return mb_fail(source->error, MOEBLOCK_UNSUPPORTED,
-                           "%s: model type %s needs %s, which is not supported", source->name,
-                           source->model_type, refused->needs);
+            return mb_fail(source->error, MOEBLOCK_UNSUPPORTED, "%s: model type %s needs %s, which is not supported",
+                           source->name, source->model_type, refused->needs);
     return mb_fail(source->error, MOEBLOCK_UNSUPPORTED,
                    "%s: model type \"%.60s\" is not known; known are deepseek_v3, gpt_oss, mixtral, qwen3_moe and the "
                    "others of docs/models.md, and a block of any other model can be described in moeblock's own JSON",
@@ -227,7 +226,7 @@ static void apply_effect(enum mb_hf_effect effect, moeblock_config *config, stru
         config->mix = MB_MIX_SUM;
         return;
     case MB_HF_MIX_AVERAGE:
-        config->mix = MB_MIX_AVERAGE;
+        if (config->shared_enabled) config->mix = MB_MIX_AVERAGE;
         return;
     case MB_HF_AS_IS:
         return;
@@ -302,28 +301,13 @@ static void set_router(moeblock_config *config, const struct mb_router_config *r
     SET(config, router.apply_weight, router->apply_weight);
 }
 
-static moeblock_status check_router(const struct mb_hf_source *source, const moeblock_config *config)
-{
-    const struct mb_router_config *router = &config->router;
-    const int64_t experts = config->num_experts, k = config->num_experts_per_tok;
-    if (k > experts + router->null_experts)
-        return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG,
-                       "%s: %lld experts per token are asked of %lld, expected no more than there are", source->name,
-                       (long long)k, (long long)(experts + router->null_experts));
-    if (experts % router->n_group || router->topk_group > router->n_group)
-        return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG,
-                       "%s: %lld groups of which %lld are kept do not fit %lld experts; the groups must divide them",
-                       source->name, (long long)router->n_group, (long long)router->topk_group, (long long)experts);
-    return MOEBLOCK_OK;
-}
-
 static moeblock_status map_router(const struct mb_hf_source *source, moeblock_config *config)
 {
     struct mb_router_config router = *source->family->router;
     MB_TRY(read_router(source, &router));
     MB_TRY(apply_values(source, config, &router));
     set_router(config, &router);
-    return check_router(source, config);
+    return MOEBLOCK_OK;
 }
 
 static moeblock_status map_storage(const struct mb_hf_source *source, moeblock_config *config)
