@@ -5,7 +5,7 @@
 #include "base/status.h"
 #include "kernels/kernels.h"
 
-const struct mb_kernels *const mb_kernel_levels[] = {&mb_kernels_ref, NULL};
+const struct mb_kernels *const mb_kernel_levels[] = {&mb_kernels_ref, &mb_kernels_generic, NULL};
 
 static const struct mb_kernels *find(const char *name)
 {

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Codes of a panel to float32. Exact, by integer work, tables or arithmetic on normal numbers only, so that the
+// flush mode cannot change a weight here (a denormal weight then counts as zero in the product, at every level).
+#include <string.h>
+
+#include "base/float.h"
+#include "kernels/generic/layout.h"
+
+enum { COLUMNS = MB_GENERIC_COLUMNS };
+
+// Value of e4m3 code c without sign: fraction * 2^-9, or (8 + fraction) * 2^(exponent - 10).
+#define E4M3_MAGNITUDE(c) ((float)(((c)&0x78) ? (8 + ((c)&7)) << (((c) >> 3) & 15) : ((c)&7) * 2) * (1.0f / 1024))
+#define E4M3(c) (((c)&0x7f) == 0x7f ? __builtin_nanf("") : (c)&0x80 ? -E4M3_MAGNITUDE(c) : E4M3_MAGNITUDE(c))
+#define E4M3_4(c) E4M3(c), E4M3((c) + 1), E4M3((c) + 2), E4M3((c) + 3)
+#define E4M3_16(c) E4M3_4(c), E4M3_4((c) + 4), E4M3_4((c) + 8), E4M3_4((c) + 12)
+#define E4M3_64(c) E4M3_16(c), E4M3_16((c) + 16), E4M3_16((c) + 32), E4M3_16((c) + 48)
+static const float e4m3_values[256] = {E4M3_64(0), E4M3_64(64), E4M3_64(128), E4M3_64(192)};
+
+// The two e2m1 values of a byte, low nibble first.
+#define E2M1_MAGNITUDE(c) ((float)(((c)&6) ? (2 + ((c)&1)) << (((c) >> 1) & 3) : ((c)&1) * 2) * 0.25f)
+#define E2M1(c) ((c)&8 ? -E2M1_MAGNITUDE(c) : E2M1_MAGNITUDE(c))
+#define E2M1_PAIR(b)                                                                                                   \
+    {                                                                                                                  \
+        E2M1((b)&15), E2M1((b) >> 4)                                                                                   \
+    }
+#define E2M1_4(b) E2M1_PAIR(b), E2M1_PAIR((b) + 1), E2M1_PAIR((b) + 2), E2M1_PAIR((b) + 3)
+#define E2M1_16(b) E2M1_4(b), E2M1_4((b) + 4), E2M1_4((b) + 8), E2M1_4((b) + 12)
+#define E2M1_64(b) E2M1_16(b), E2M1_16((b) + 16), E2M1_16((b) + 32), E2M1_16((b) + 48)
+static const float e2m1_values[256][2] = {E2M1_64(0), E2M1_64(64), E2M1_64(128), E2M1_64(192)};
+
+static void expand_f16(const uint8_t *codes, int64_t values, float *to)
+{
+    for (int64_t i = 0; i < values; i++) {
+        uint16_t code;
+        memcpy(&code, codes + 2 * i, sizeof code);
+        const uint32_t magnitude = code & 0x7fffu, sign = (uint32_t)(code & 0x8000u) << 16;
+        const uint32_t denormal = (uint32_t) - (int32_t)(magnitude < 0x0400u);
+        const uint32_t special = (uint32_t) - (int32_t)(magnitude >= 0x7c00u);
+        // A denormal is read as (1 + fraction) * 2^-14, and 2^-14 taken off again.
+        const uint32_t bits = (magnitude << 13) + (112u << 23) + (denormal & (1u << 23)) + (special & (112u << 23));
+        to[i] = mb_float(sign | mb_bits(mb_float(bits) - mb_float(denormal & (113u << 23))));
+    }
+}
+
+static void expand_bf16(const uint8_t *codes, int64_t values, float *to)
+{
+    for (int64_t i = 0; i < values; i++) {
+        uint16_t code;
+        memcpy(&code, codes + 2 * i, sizeof code);
+        to[i] = mb_from_bf16(code);
+    }
+}
+
+static void expand_fp8(const uint8_t *codes, int64_t values, float *to)
+{
+    for (int64_t i = 0; i < values; i++) to[i] = e4m3_values[codes[i]];
+}
+
+// Up to a group of lines with the same 16 exponents. A product with 2^(e - 127) is exact and normal for e in [2, 252];
+// other exponents, which no sane checkpoint has, take the integer way.
+static void expand_fp4(const uint8_t *codes, const uint8_t *exponents, int64_t count, float *to)
+{
+    float scales[COLUMNS];
+    bool plain = true;
+    for (int c = 0; c < COLUMNS; c++) {
+        plain = plain && exponents[c] >= 2 && exponents[c] <= 252;
+        scales[c] = mb_float((uint32_t)exponents[c] << 23);
+    }
+    for (int64_t k = 0; plain && k < count; k++) {
+        float *line = to + k * COLUMNS;
+        for (int b = 0; b < COLUMNS / 2; b++) memcpy(line + 2 * b, e2m1_values[codes[k * 8 + b]], 2 * sizeof(float));
+    }
+    for (int64_t k = 0; plain && k < count; k++) {
+        float *line = to + k * COLUMNS;
+        for (int c = 0; c < COLUMNS; c++) line[c] = line[c] * scales[c];
+    }
+    for (int64_t i = 0; !plain && i < count * COLUMNS; i++) {
+        const uint8_t code = (codes[i / 2] >> (i % 2 * 4)) & 15u;
+        to[i] = mb_from_fp4(code, exponents[i % COLUMNS]);
+    }
+}
+
+const float *mb_generic_expand(const struct mb_packing *packing, const struct mb_generic_layout *layout,
+                               const uint8_t *part, int64_t k0, int64_t count, float *to)
+{
+    const uint8_t *codes = part + (size_t)k0 * layout->line_bytes;
+    switch (packing->format) {
+    case MB_PACKED_F32:
+        return (const float *)(const void *)codes;
+    case MB_PACKED_F16:
+        expand_f16(codes, count * COLUMNS, to);
+        break;
+    case MB_PACKED_BF16:
+        expand_bf16(codes, count * COLUMNS, to);
+        break;
+    case MB_PACKED_FP8:
+        expand_fp8(codes, count * COLUMNS, to);
+        break;
+    default:
+        for (int64_t k = 0; k < count; k += packing->group) {
+            expand_fp4(codes + k * 8, part + layout->scales + (k0 + k) / packing->group * COLUMNS,
+                       mb_min(packing->group, count - k), to + k * COLUMNS);
+        }
+    }
+    return to;
+}

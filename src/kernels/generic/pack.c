@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packing of level `generic`: 16 output rows become lines of 16 columns, a transposition in vectors where the source
+// holds a row's inputs side by side.
+#include <string.h>
+
+#include "kernels/generic/layout.h"
+
+enum { COLUMNS = MB_GENERIC_COLUMNS };
+
+size_t mb_generic_packed_bytes(const struct mb_packing *packing)
+{
+    return mb_generic_layout_of(packing).panel_bytes * (size_t)mb_ceil_div(packing->n, COLUMNS);
+}
+
+typedef uint8_t v16u8 __attribute__((vector_size(16)));
+typedef uint16_t v8u16 __attribute__((vector_size(16)));
+typedef uint32_t v4u32 __attribute__((vector_size(16)));
+
+#define LOW8(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define HIGH8(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define LOW16(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH16(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#define LOW32(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define HIGH32(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+
+// 16 rows of 16 bytes, row c at from + c * stride, to lines of 16 columns. Seen as one array, an element's index is
+// (column, k); interleaving the first half with the second moves the top bit of the index to the bottom, so four such
+// steps give (k, column), whatever the size of an element.
+#define MB_TRANSPOSE(NAME, VECTOR, LOW, HIGH)                                                                          \
+    static void NAME(uint8_t *to, const uint8_t *from, ptrdiff_t stride)                                               \
+    {                                                                                                                  \
+        VECTOR v[16], w[16];                                                                                           \
+        for (int c = 0; c < 16; c++) memcpy(&v[c], from + c * stride, 16);                                             \
+        for (int step = 0; step < 2; step++) {                                                                         \
+            for (int c = 0; c < 8; c++) w[2 * c] = LOW(v[c], v[c + 8]), w[2 * c + 1] = HIGH(v[c], v[c + 8]);           \
+            for (int c = 0; c < 8; c++) v[2 * c] = LOW(w[c], w[c + 8]), v[2 * c + 1] = HIGH(w[c], w[c + 8]);           \
+        }                                                                                                              \
+        memcpy(to, v, sizeof v);                                                                                       \
+    }
+
+MB_TRANSPOSE(transpose8, v16u8, LOW8, HIGH8)
+MB_TRANSPOSE(transpose16, v8u16, LOW16, HIGH16)
+MB_TRANSPOSE(transpose32, v4u32, LOW32, HIGH32)
+
+// Codes of `size` bytes: code (c, k) of the panel from base + c * row_stride + k * column_stride bytes to line k.
+// Columns from `columns` on do not exist and become zero.
+static void pack_lines(uint8_t *to, const uint8_t *base, size_t size, ptrdiff_t row_stride, ptrdiff_t column_stride,
+                       int64_t columns, int64_t count)
+{
+    int64_t k = 0;
+    if (columns == COLUMNS && column_stride == (ptrdiff_t)size) {
+        const int64_t step = 16 / (int64_t)size;
+        for (; k + step <= count; k += step) {
+            uint8_t *block = to + (size_t)k * COLUMNS * size;
+            const uint8_t *from = base + k * column_stride;
+            if (size == 1) transpose8(block, from, row_stride);
+            if (size == 2) transpose16(block, from, row_stride);
+            if (size == 4) transpose32(block, from, row_stride);
+        }
+    }
+    for (; k < count; k++) {
+        uint8_t *line = to + (size_t)k * COLUMNS * size;
+        const uint8_t *from = base + k * column_stride;
+        if (columns < COLUMNS) memset(line, 0, COLUMNS * size);
+        if (row_stride == (ptrdiff_t)size) {
+            memcpy(line, from, (size_t)columns * size);
+        } else if (size == 1) {
+            for (int64_t c = 0; c < columns; c++) line[c] = from[c * row_stride];
+        } else if (size == 2) {
+            for (int64_t c = 0; c < columns; c++) memcpy(line + c * 2, from + c * row_stride, 2);
+        } else {
+            for (int64_t c = 0; c < columns; c++) memcpy(line + c * 4, from + c * row_stride, 4);
+        }
+    }
+}
+
+// From 16 columns of byte pairs of nibbles (even k low, odd k high) to the two lines of 8 bytes, one for each k: seen
+// as 16-bit lanes of two columns, four nibbles change places.
+static void split_nibbles(uint8_t *lines, const uint8_t *bytes)
+{
+    v8u16 pairs;
+    memcpy(&pairs, bytes, sizeof pairs);
+    const v8u16 even = (pairs & 0x000f) | ((pairs >> 4) & 0x00f0);
+    const v8u16 odd = ((pairs >> 4) & 0x000f) | ((pairs >> 8) & 0x00f0);
+    const v16u8 both =
+        __builtin_shufflevector((v16u8)even, (v16u8)odd, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    memcpy(lines, &both, sizeof both);
+}
+
+static void pack_nibbles(uint8_t *to, const uint8_t *base, ptrdiff_t row_stride, int64_t columns, int64_t count)
+{
+    uint8_t bytes[16 * COLUMNS], lines[16];
+    for (int64_t k = 0; k < count; k += 32) {
+        const int64_t length = mb_min(32, count - k), pairs = mb_ceil_div(length, 2);
+        pack_lines(bytes, base + k / 2, 1, row_stride, 1, columns, pairs);
+        for (int64_t j = 0; j < pairs; j++) {
+            split_nibbles(lines, bytes + j * COLUMNS);
+            memcpy(to + (size_t)(k + 2 * j) * 8, lines, 2 * j + 1 < length ? 16 : 8);
+        }
+    }
+}
+
+static void pack_scales(const struct mb_packing *packing, const struct mb_generic_layout *layout, uint8_t *scales,
+                        const struct mb_piece *piece, int64_t n, int64_t columns)
+{
+    const int64_t g0 = piece->k0 / packing->group, g1 = mb_ceil_div(piece->k1, packing->group);
+    const size_t size = layout->scale_bytes;
+    const uint8_t *from = size == 1 ? piece->exponents : (const uint8_t *)piece->scales;
+    for (int64_t g = g0; g < g1; g++) {
+        uint8_t *line = scales + (size_t)(g * COLUMNS) * size;
+        if (columns < COLUMNS) memset(line, 0, COLUMNS * size);
+        for (int64_t c = 0; c < columns; c++) {
+            const ptrdiff_t at = (n + c - piece->n0) * piece->scale_stride + (g - g0);
+            memcpy(line + (size_t)c * size, from + at * (ptrdiff_t)size, size);
+        }
+    }
+}
+
+void mb_generic_pack(const struct mb_packing *packing, void *packed, const struct mb_piece *piece)
+{
+    const struct mb_generic_layout layout = mb_generic_layout_of(packing);
+    const bool nibbles = packing->format == MB_PACKED_FP4;
+    const size_t size = nibbles ? 1 : layout.line_bytes / COLUMNS;
+    const ptrdiff_t row_stride = piece->row_stride * (ptrdiff_t)size;
+    const ptrdiff_t column_stride = piece->column_stride * (ptrdiff_t)size;
+    for (int64_t n = piece->n0; n < piece->n1; n += COLUMNS) {
+        const int64_t columns = mb_min(COLUMNS, piece->n1 - n);
+        uint8_t *part =
+            (uint8_t *)packed + (size_t)(n / COLUMNS) * layout.panel_bytes + (size_t)piece->part * layout.part_bytes;
+        uint8_t *to = part + (size_t)piece->k0 * layout.line_bytes;
+        const uint8_t *from = (const uint8_t *)piece->codes + (n - piece->n0) * row_stride;
+        if (nibbles) {
+            pack_nibbles(to, from, row_stride, columns, piece->k1 - piece->k0);
+        } else {
+            pack_lines(to, from, size, row_stride, column_stride, columns, piece->k1 - piece->k0);
+        }
+        if (packing->group) pack_scales(packing, &layout, part + layout.scales, piece, n, columns);
+    }
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// The arithmetic of level `generic`: tiles of a few rows by 16 columns held in registers, every output one chain over
+// ascending k, multiply and add rounded separately. A panel walks K in chunks that are expanded once for all rows.
+#include <string.h>
+
+#include "base/float.h"
+#include "kernels/generic/layout.h"
+
+enum { COLUMNS = MB_GENERIC_COLUMNS, LANES = 4, VECTORS = COLUMNS / LANES, TILE_ROWS = 3 };
+
+// Four floats: the vector of every machine that this level is built for. The tile below fits 16 such registers.
+typedef float v4f __attribute__((vector_size(16)));
+
+static inline v4f load(const float *from)
+{
+    v4f v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+// `rows` is a constant where this is inlined, so that the sums live in registers.
+static inline __attribute__((always_inline)) void tile(const int rows, const float *weights, int64_t count,
+                                                       const float *const *x, const float *scales, float *sums)
+{
+    v4f sum[TILE_ROWS][VECTORS];
+    for (int r = 0; r < rows; r++) {
+        for (int v = 0; v < VECTORS; v++) {
+            sum[r][v] = scales ? (v4f){0, 0, 0, 0} : load(sums + r * COLUMNS + v * LANES);
+        }
+    }
+    for (int64_t k = 0; k < count; k++) {
+        for (int v = 0; v < VECTORS; v++) {
+            const v4f weight = load(weights + k * COLUMNS + v * LANES);
+            for (int r = 0; r < rows; r++) {
+                const float value = x[r][k];
+                sum[r][v] = sum[r][v] + weight * (v4f){value, value, value, value};
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        for (int v = 0; v < VECTORS; v++) {
+            float *to = sums + r * COLUMNS + v * LANES;
+            if (scales) sum[r][v] = load(to) + load(scales + v * LANES) * sum[r][v];
+            memcpy(to, &sum[r][v], sizeof sum[r][v]);
+        }
+    }
+}
+
+void mb_generic_tile(const float *weights, int64_t count, const float *const *x, int64_t rows, const float *scales,
+                     float *sums)
+{
+    int64_t r = 0;
+    for (; r + 3 <= rows; r += 3) tile(3, weights, count, x + r, scales, sums + r * COLUMNS);
+    if (rows - r == 2) tile(2, weights, count, x + r, scales, sums + r * COLUMNS);
+    if (rows - r == 1) tile(1, weights, count, x + r, scales, sums + r * COLUMNS);
+}
+
+// Pointers to inputs [k0, k0 + count) of each row as float32; bf16 rows are widened into `floats`.
+static void prepare_rows(const struct mb_rows *rows, int64_t r0, int64_t m, int64_t k0, int64_t count, int64_t stride,
+                         float *floats, const float **out)
+{
+    for (int64_t r = 0; r < m; r++) {
+        if (!rows->bf16) {
+            out[r] = (const float *)rows->row[r0 + r] + k0;
+            continue;
+        }
+        const uint16_t *from = (const uint16_t *)rows->row[r0 + r] + k0;
+        float *to = floats + r * stride;
+        for (int64_t k = 0; k < count; k++) to[k] = mb_from_bf16(from[k]);
+        out[r] = to;
+    }
+}
+
+void mb_generic_panel(const struct mb_packing *packing, const void *packed, int64_t panel, const struct mb_rows *rows,
+                      int64_t r0, int64_t m, const struct mb_generic_scratch *scratch)
+{
+    const struct mb_generic_layout layout = mb_generic_layout_of(packing);
+    const float *x[MB_GENERIC_ROWS];
+    for (int part = 0; part < packing->parts; part++) {
+        memset(scratch->sums[part], 0, (size_t)m * COLUMNS * sizeof(float));
+    }
+    for (int64_t k0 = 0; k0 < packing->k; k0 += layout.chunk) {
+        const int64_t count = mb_min(layout.chunk, packing->k - k0);
+        prepare_rows(rows, r0, m, k0, count, layout.chunk, scratch->rows, x);
+        for (int part = 0; part < packing->parts; part++) {
+            const uint8_t *from = mb_generic_part(&layout, packed, panel, part);
+            const float *weights = mb_generic_expand(packing, &layout, from, k0, count, scratch->weights);
+            const float *scales = NULL;
+            if (packing->format == MB_PACKED_FP8)
+                scales = (const float *)(const void *)(from + layout.scales) + k0 / packing->group * COLUMNS;
+            mb_generic_tile(weights, count, x, m, scales, scratch->sums[part]);
+        }
+    }
+}
+
+void mb_generic_add_bias(float *sums, int64_t m, const float *bias, int64_t columns)
+{
+    if (!bias) return;
+    for (int64_t r = 0; r < m; r++) {
+        for (int64_t c = 0; c < columns; c++) sums[r * COLUMNS + c] = sums[r * COLUMNS + c] + bias[c];
+    }
+}
+
+size_t mb_generic_scratch_bytes(const struct mb_packing *packing, int64_t m)
+{
+    (void)m;
+    const size_t chunk = (size_t)mb_generic_layout_of(packing).chunk;
+    return (chunk * (COLUMNS + MB_GENERIC_ROWS) + (size_t)3 * MB_GENERIC_ROWS * COLUMNS) * sizeof(float);
+}
+
+struct mb_generic_scratch mb_generic_scratch_of(const struct mb_packing *packing, void *memory)
+{
+    const int64_t chunk = mb_generic_layout_of(packing).chunk, tile_floats = MB_GENERIC_ROWS * COLUMNS;
+    struct mb_generic_scratch scratch = {.weights = memory};
+    scratch.sums[0] = scratch.weights + chunk * COLUMNS;
+    scratch.sums[1] = scratch.sums[0] + tile_floats;
+    scratch.out = scratch.sums[1] + tile_floats;
+    scratch.rows = scratch.out + tile_floats;
+    return scratch;
+}
