@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stored tensors, one row each: key, owner, size, and when a description calls for them.
+#include "config/roles.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/status.h"
+#include "config/preset.h"
+
+// When a description calls for a tensor.
+static bool router(const moeblock_config *c) { return c->routed_enabled && mb_router_is_builtin(c->router.type); }
+static bool router_bias(const moeblock_config *c) { return router(c) && c->router.linear_bias; }
+static bool selection_bias(const moeblock_config *c) { return router(c) && c->router.selection_bias; }
+static bool input_scale(const moeblock_config *c) { return router(c) && c->router.input_scale_vector; }
+static bool expert_scale(const moeblock_config *c) { return router(c) && c->router.per_expert_scale; }
+static bool down(const moeblock_config *c) { return c->routed_enabled && mb_expert_is_builtin(c->expert_type); }
+static bool gate_up(const moeblock_config *c)
+{
+    return down(c) && c->routed.gated && c->gate_up != MB_GATE_UP_SEPARATE;
+}
+static bool up(const moeblock_config *c) { return down(c) && !gate_up(c); }
+static bool gate(const moeblock_config *c) { return up(c) && c->routed.gated; }
+static bool gate_bias(const moeblock_config *c) { return gate(c) && c->routed.bias; }
+static bool up_bias(const moeblock_config *c) { return up(c) && c->routed.bias; }
+static bool gate_up_bias(const moeblock_config *c) { return gate_up(c) && c->routed.bias; }
+static bool down_bias(const moeblock_config *c) { return down(c) && c->routed.bias; }
+static bool output_bias(const moeblock_config *c) { return c->routed_enabled && c->output_bias; }
+static bool shared(const moeblock_config *c) { return c->shared_enabled; }
+static bool shared_gate_up(const moeblock_config *c)
+{
+    return shared(c) && c->shared.gated && c->shared_gate_up != MB_GATE_UP_SEPARATE;
+}
+static bool shared_up(const moeblock_config *c) { return shared(c) && !shared_gate_up(c); }
+static bool shared_gate(const moeblock_config *c) { return shared_up(c) && c->shared.gated; }
+static bool shared_gate_bias(const moeblock_config *c) { return shared_gate(c) && c->shared.bias; }
+static bool shared_up_bias(const moeblock_config *c) { return shared_up(c) && c->shared.bias; }
+static bool shared_down_bias(const moeblock_config *c) { return shared(c) && c->shared.bias; }
+static bool shared_sigmoid(const moeblock_config *c) { return shared(c) && c->shared_gate == MB_SHARED_SIGMOID; }
+static bool latent(const moeblock_config *c) { return c->routed_enabled && c->latent_size > 0; }
+static bool latent_bias(const moeblock_config *c) { return latent(c) && c->latent_bias; }
+static bool latent_in_norm(const moeblock_config *c) { return latent(c) && c->latent_in_norm; }
+static bool latent_out_norm(const moeblock_config *c) { return latent(c) && c->latent_out_norm; }
+
+#define ROLE(role, key, owner, rows, columns, wanted)                                                                  \
+    [MB_ROLE_##role] = {key, MB_OWNER_##owner, MB_EXTENT_##rows, MB_EXTENT_##columns, wanted}
+
+const struct mb_role_info mb_roles[MB_ROLES] = {
+    ROLE(ROUTER, "router_weight", ROUTER, CLASSES, HIDDEN, router),
+    ROLE(ROUTER_BIAS, "router_bias", ROUTER, CLASSES, NONE, router_bias),
+    ROLE(SELECTION_BIAS, "selection_bias", ROUTER, CLASSES, NONE, selection_bias),
+    ROLE(INPUT_SCALE, "router_input_scale", ROUTER, HIDDEN, NONE, input_scale),
+    ROLE(PER_EXPERT_SCALE, "per_expert_scale", ROUTER, EXPERTS, NONE, expert_scale),
+    ROLE(GATE, "gate", ROUTED, INNER, ROUTED, gate),
+    ROLE(UP, "up", ROUTED, INNER, ROUTED, up),
+    ROLE(GATE_UP, "gate_up", ROUTED, INNER_TWICE, ROUTED, gate_up),
+    ROLE(DOWN, "down", ROUTED, ROUTED, INNER, down),
+    ROLE(GATE_BIAS, "gate_bias", ROUTED, INNER, NONE, gate_bias),
+    ROLE(UP_BIAS, "up_bias", ROUTED, INNER, NONE, up_bias),
+    ROLE(GATE_UP_BIAS, "gate_up_bias", ROUTED, INNER_TWICE, NONE, gate_up_bias),
+    ROLE(DOWN_BIAS, "down_bias", ROUTED, ROUTED, NONE, down_bias),
+    ROLE(OUTPUT_BIAS, "output_bias", BLOCK, ROUTED, NONE, output_bias),
+    ROLE(SHARED_GATE, "shared_gate", SHARED, SHARED, HIDDEN, shared_gate),
+    ROLE(SHARED_UP, "shared_up", SHARED, SHARED, HIDDEN, shared_up),
+    ROLE(SHARED_GATE_UP, "shared_gate_up", SHARED, SHARED_TWICE, HIDDEN, shared_gate_up),
+    ROLE(SHARED_DOWN, "shared_down", SHARED, HIDDEN, SHARED, shared),
+    ROLE(SHARED_GATE_BIAS, "shared_gate_bias", SHARED, SHARED, NONE, shared_gate_bias),
+    ROLE(SHARED_UP_BIAS, "shared_up_bias", SHARED, SHARED, NONE, shared_up_bias),
+    ROLE(SHARED_DOWN_BIAS, "shared_down_bias", SHARED, HIDDEN, NONE, shared_down_bias),
+    ROLE(SHARED_SIGMOID, "shared_sigmoid_gate", BLOCK, ONE, HIDDEN, shared_sigmoid),
+    ROLE(LATENT_DOWN, "latent_down", BLOCK, LATENT, HIDDEN, latent),
+    ROLE(LATENT_UP, "latent_up", BLOCK, HIDDEN, LATENT, latent),
+    ROLE(LATENT_DOWN_BIAS, "latent_down_bias", BLOCK, LATENT, NONE, latent_bias),
+    ROLE(LATENT_UP_BIAS, "latent_up_bias", BLOCK, HIDDEN, NONE, latent_bias),
+    ROLE(LATENT_IN_NORM, "latent_in_norm", BLOCK, LATENT, NONE, latent_in_norm),
+    ROLE(LATENT_OUT_NORM, "latent_out_norm", BLOCK, LATENT, NONE, latent_out_norm),
+};
+
+int64_t mb_extent(const moeblock_config *config, enum mb_extent extent)
+{
+    switch (extent) {
+    case MB_EXTENT_NONE:
+        return 0;
+    case MB_EXTENT_ONE:
+        return 1;
+    case MB_EXTENT_CLASSES:
+        return config->num_experts + config->router.null_experts;
+    case MB_EXTENT_EXPERTS:
+        return config->num_experts;
+    case MB_EXTENT_HIDDEN:
+        return config->hidden_size;
+    case MB_EXTENT_ROUTED:
+        return config->latent_size > 0 ? config->latent_size : config->hidden_size;
+    case MB_EXTENT_INNER:
+        return config->routed.intermediate_size;
+    case MB_EXTENT_INNER_TWICE:
+        return 2 * config->routed.intermediate_size;
+    case MB_EXTENT_SHARED:
+        return config->shared.intermediate_size;
+    case MB_EXTENT_SHARED_TWICE:
+        return 2 * config->shared.intermediate_size;
+    case MB_EXTENT_LATENT:
+        return config->latent_size;
+    }
+    return 0;
+}
+
+const char *mb_role_key(enum mb_role role) { return mb_roles[role].key; }
+
+bool mb_role_wanted(const moeblock_config *config, enum mb_role role) { return mb_roles[role].wanted(config); }
+
+bool mb_role_stacked(const moeblock_config *config, enum mb_role role)
+{
+    return mb_roles[role].owner == MB_OWNER_ROUTED && config->layout == MB_LAYOUT_STACKED;
+}
+
+bool mb_role_input_major(const moeblock_config *config, enum mb_role role, enum mb_format format)
+{
+    if (mb_roles[role].columns == MB_EXTENT_NONE || mb_format_table[format].scale_suffix) return false;
+    if (role == MB_ROLE_ROUTER) return config->router.transposed;
+    return mb_roles[role].owner == MB_OWNER_ROUTED && config->orientation == MB_INPUT_MAJOR;
+}
+
+enum mb_gate_up mb_role_joined(const moeblock_config *config, enum mb_role role)
+{
+    if (role == MB_ROLE_GATE_UP || role == MB_ROLE_GATE_UP_BIAS) return config->gate_up;
+    return role == MB_ROLE_SHARED_GATE_UP ? config->shared_gate_up : MB_GATE_UP_SEPARATE;
+}
+
+int mb_role_dims(const moeblock_config *config, enum mb_role role, enum mb_format format, bool scales,
+                 int64_t dims[MOEBLOCK_MAX_RANK])
+{
+    const struct mb_format_info *info = &mb_format_table[format];
+    const int64_t rows = mb_extent(config, mb_roles[role].rows), columns = mb_extent(config, mb_roles[role].columns);
+    int rank = 0;
+    if (mb_role_stacked(config, role)) dims[rank++] = config->num_experts;
+    if (mb_roles[role].columns == MB_EXTENT_NONE) {
+        dims[rank++] = rows;
+    } else if (scales) {
+        dims[rank++] = mb_ceil_div(rows, info->row_tile);
+        dims[rank++] = mb_ceil_div(columns, info->column_tile);
+    } else if (format == MB_FORMAT_MXFP4) { // groups of 32 codes in 16 bytes
+        dims[rank++] = rows;
+        dims[rank++] = mb_ceil_div(columns, 32);
+        dims[rank++] = 16;
+    } else {
+        const bool input_major = mb_role_input_major(config, role, format);
+        dims[rank++] = input_major ? columns : rows;
+        dims[rank++] = input_major ? rows : columns;
+    }
+    return rank;
+}
+
+// Appends text; what does not fit is dropped, and the name then matches nothing.
+static void append(char out[256], size_t *used, const char *text, size_t length)
+{
+    for (size_t i = 0; i < length && *used < 255; i++) out[(*used)++] = text[i];
+    out[*used] = 0;
+}
+
+static void append_pattern(char out[256], size_t *used, const char *pattern, int64_t layer, int64_t expert)
+{
+    while (*pattern) {
+        const bool is_layer = !strncmp(pattern, "{layer}", 7), is_expert = !strncmp(pattern, "{expert}", 8);
+        char number[24];
+        if (is_layer || is_expert) {
+            snprintf(number, sizeof number, "%lld", (long long)(is_layer ? layer : expert));
+            append(out, used, number, strlen(number));
+            pattern += is_layer ? 7 : 8;
+        } else {
+            append(out, used, pattern++, 1);
+        }
+    }
+}
+
+void mb_role_name(const moeblock_config *config, enum mb_role role, int64_t layer, int64_t expert, char out[256])
+{
+    const char *pattern = config->tensor[role];
+    size_t used = 0;
+    out[0] = 0;
+    if (pattern[0] != '/' && config->module_prefix[0]) {
+        append_pattern(out, &used, config->module_prefix, layer, expert);
+        append(out, &used, ".", 1);
+    }
+    append_pattern(out, &used, pattern + (pattern[0] == '/'), layer, expert);
+}
+
+moeblock_status mb_role_find(const moeblock_config *config, moeblock_weights *weights, enum mb_role role,
+                             const char *suffix, int64_t layer, int64_t expert, moeblock_tensor_info *out,
+                             moeblock_error *error)
+{
+    char full[256], part[256] = "";
+    size_t used = 0;
+    mb_role_name(config, role, layer, expert, full);
+    append_pattern(part, &used, config->tensor[role] + (config->tensor[role][0] == '/'), layer, expert);
+    const char *dot = strchr(part, '.');
+    const char *const names[] = {full, part, dot ? dot + 1 : part};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char name[288];
+        moeblock_error reason = {MOEBLOCK_OK, ""};
+        snprintf(name, sizeof name, "%s%s", names[i], suffix);
+        const moeblock_status status = moeblock_weights_find(weights, name, out, &reason);
+        if (status == MOEBLOCK_OK) return MOEBLOCK_OK;
+        if (status == MOEBLOCK_NOT_FOUND) continue;
+        if (error) *error = reason;
+        return status;
+    }
+    return mb_fail(error, MOEBLOCK_NOT_FOUND,
+                   "the checkpoint has no tensor '%s%s' (weights.names.%s), nor '%s%s' or '%s%s'", full, suffix,
+                   mb_roles[role].key, part, suffix, names[2], suffix);
+}

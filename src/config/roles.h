@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the stored tensors are: a row per role with its size in terms of the description. Names, shapes and the list of
+// needed tensors all come from it.
+#ifndef MB_CONFIG_ROLES_H
+#define MB_CONFIG_ROLES_H
+
+#include "config/tensors.h"
+
+// Sizes in a description.
+enum mb_extent {
+    MB_EXTENT_NONE,
+    MB_EXTENT_ONE,
+    MB_EXTENT_CLASSES, // experts and null experts
+    MB_EXTENT_EXPERTS,
+    MB_EXTENT_HIDDEN,
+    MB_EXTENT_ROUTED, // what routed experts work at: the latent width, or H
+    MB_EXTENT_INNER,  // I
+    MB_EXTENT_INNER_TWICE,
+    MB_EXTENT_SHARED,
+    MB_EXTENT_SHARED_TWICE,
+    MB_EXTENT_LATENT
+};
+
+enum mb_owner { MB_OWNER_ROUTER, MB_OWNER_BLOCK, MB_OWNER_SHARED, MB_OWNER_ROUTED };
+
+struct mb_role_info {
+    const char *key; // under weights.names
+    enum mb_owner owner;
+    enum mb_extent rows, columns; // outputs and inputs of one expert; columns NONE: a vector
+    bool (*wanted)(const moeblock_config *config);
+};
+
+extern const struct mb_role_info mb_roles[MB_ROLES];
+
+int64_t mb_extent(const moeblock_config *config, enum mb_extent extent);
+
+// Whether all experts of the role lie in one tensor with a leading dimension E.
+bool mb_role_stacked(const moeblock_config *config, enum mb_role role);
+// Whether the role's matrix is stored [in, out] in this format. Formats with scales never are.
+bool mb_role_input_major(const moeblock_config *config, enum mb_role role, enum mb_format format);
+// How a fused gate and up lie in the role's tensor; SEPARATE for roles of one part.
+enum mb_gate_up mb_role_joined(const moeblock_config *config, enum mb_role role);
+
+// Dimensions as stored in a format: of the codes, or of the scales. Returns the rank.
+int mb_role_dims(const moeblock_config *config, enum mb_role role, enum mb_format format, bool scales,
+                 int64_t dims[MOEBLOCK_MAX_RANK]);
+
+#endif
