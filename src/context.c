@@ -143,6 +143,31 @@ static moeblock_status check_calls(const char *kind, const char *name, const str
     return MOEBLOCK_OK;
 }
 
+// What stands in for the calls that an outside kind may leave out: it has no tensors, no scratch, no logits.
+static int need_no_tensor(const void *self, int64_t layer, int i, moeblock_tensor_need *out)
+{
+    (void)self, (void)layer, (void)i, (void)out;
+    return 0;
+}
+
+static moeblock_status load_nothing(void *self, moeblock_weights *weights, int64_t layer, moeblock_error *error)
+{
+    (void)self, (void)weights, (void)layer, (void)error;
+    return MOEBLOCK_OK;
+}
+
+static int64_t width_zero(const void *self)
+{
+    (void)self;
+    return 0;
+}
+
+static size_t no_bytes(const void *self)
+{
+    (void)self;
+    return 0;
+}
+
 moeblock_status moeblock_register_router(moeblock_context *context, const char *name,
                                          const moeblock_router_class *router, void *user, moeblock_error *error)
 {
@@ -152,12 +177,52 @@ moeblock_status moeblock_register_router(moeblock_context *context, const char *
     moeblock_router_class own;
     MB_TRY(mb_options_read(&own, sizeof own, router, "moeblock_router_class", error));
     const struct required_call calls[] = {
-        {"create", own.create}, {"destroy", own.destroy}, {"need", own.need},
-        {"load", own.load},     {"width", own.width},     {"scratch_bytes", own.scratch_bytes},
+        {"create", own.create},
+        {"destroy", own.destroy},
         {"select", own.select},
+        {"width (it has logits)", own.width || !own.logits},
     };
     MB_TRY(check_calls("a router kind", name, calls, sizeof calls / sizeof *calls, error));
+    if (!own.need) own.need = need_no_tensor;
+    if (!own.load) own.load = load_nothing;
+    if (!own.scratch_bytes) own.scratch_bytes = no_bytes;
+    if (!own.logits) own.width = width_zero;
     return mb_register(context, MB_ROUTER_KIND, name, &own, sizeof own, user, error);
+}
+
+// The same for expert kinds: nothing to pack, any column range, and no inner phase.
+static int need_no_expert_tensor(const void *self, int64_t layer, const char *format, int64_t i,
+                                 moeblock_tensor_need *out)
+{
+    (void)self, (void)layer, (void)format, (void)i, (void)out;
+    return 0;
+}
+
+static moeblock_status pack_nothing(void *self, int64_t item, moeblock_error *error)
+{
+    (void)self, (void)item, (void)error;
+    return MOEBLOCK_OK;
+}
+
+static size_t no_scratch(const void *self, int64_t m)
+{
+    (void)self, (void)m;
+    return 0;
+}
+
+static int64_t granule_one(const void *self)
+{
+    (void)self;
+    return 1;
+}
+
+static moeblock_status no_inner(const void *self, const moeblock_expert_call *call, moeblock_error *error)
+{
+    (void)self, (void)call;
+    return mb_fail(
+        error, MOEBLOCK_INVALID_CONFIG,
+        "running an outside expert kind: experts.distributed.intermediate_size is not 0, but the kind has no "
+        "inner call; set the size to 0 or give the kind one");
 }
 
 moeblock_status moeblock_register_expert(moeblock_context *context, const char *name,
@@ -171,15 +236,15 @@ moeblock_status moeblock_register_expert(moeblock_context *context, const char *
     const struct required_call calls[] = {
         {"create", own.create},
         {"destroy", own.destroy},
-        {"need", own.need},
         {"open", own.open},
-        {"pack", own.pack},
-        {"packed_bytes", own.packed_bytes},
-        {"scratch_bytes", own.scratch_bytes},
-        {"granule", own.granule},
-        {"inner", own.inner},
         {"outer", own.outer},
     };
     MB_TRY(check_calls("an expert kind", name, calls, sizeof calls / sizeof *calls, error));
+    if (!own.need) own.need = need_no_expert_tensor;
+    if (!own.pack) own.pack = pack_nothing;
+    if (!own.packed_bytes) own.packed_bytes = no_bytes;
+    if (!own.scratch_bytes) own.scratch_bytes = no_scratch;
+    if (!own.granule) own.granule = granule_one;
+    if (!own.inner) own.inner = no_inner;
     return mb_register(context, MB_EXPERT_KIND, name, &own, sizeof own, user, error);
 }

@@ -45,7 +45,9 @@ typedef struct moeblock_expert_call {
     void *scratch; // scratch_bytes(self) bytes, 64-byte aligned, of this call alone
 } moeblock_expert_call;
 
-// The calls of an expert kind. `inner` and `outer` may come from several threads at once.
+// The calls of an expert kind: create, destroy, open and outer must be there, the others may be NULL (no tensors for
+// synth, nothing to pack, no scratch, any column range, no inner phase). With an intermediate_size of 0 inner is not
+// called and outer gets the rows themselves. `inner` and `outer` may come from several threads at once.
 typedef struct moeblock_expert_class {
     uint32_t struct_size;
     // 1: inner and outer can compute any column range that is owned. 0: the kind owns everything on every rank and is

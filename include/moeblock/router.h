@@ -42,7 +42,8 @@ typedef struct moeblock_tensor_need {
     int64_t dims[MOEBLOCK_MAX_RANK];
 } moeblock_tensor_need;
 
-// The calls of a router kind. Calls on one `self` after load may come from several threads at once.
+// The calls of a router kind: create, destroy and select must be there, the others may be NULL (no tensors, no logits,
+// no scratch). Calls on one `self` after load may come from several threads at once.
 typedef struct moeblock_router_class {
     uint32_t struct_size;
     // Makes a router. Errors: INVALID_CONFIG for what config_json holds.

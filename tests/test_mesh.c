@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole flow on an in-process mesh: any shape, sharded or replicated x, different token counts on every row, gives
+// the bytes of one process.
+#include <cmocka.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/backend.h"
+#include "mesh/mesh.h"
+#include "support/golden.h"
+#include "support/mesh_double.h"
+
+struct scenario {
+    const struct golden_case *golden;
+    const struct golden_run *single; // the truth
+    bool sharded;
+    bool all_tokens_on_row_0;
+    bool swapped; // tensor parallel over rows, expert parallel over columns
+    moeblock_mode mode;
+    const char *const *set;
+    size_t n_set;
+};
+
+// One rank: its own context, block and slice of the input; compares its part of y.
+struct rank_objects {
+    moeblock_context *context;
+    moeblock_config *config;
+    moeblock_block *block;
+    moeblock_workspace *workspace;
+};
+
+static void rank_open(const struct scenario *scenario, const moeblock_mesh *mesh, int64_t tokens,
+                      struct rank_objects *out)
+{
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    const moeblock_context_options threads = {.struct_size = sizeof threads, .threads = 1};
+    const moeblock_config_options options = {.struct_size = sizeof options,
+                                             .layer = scenario->golden->layer,
+                                             .set = scenario->set,
+                                             .n_set = scenario->n_set};
+    moeblock_status status = moeblock_context_create(&threads, &out->context, &error);
+    if (status == MOEBLOCK_OK)
+        status = moeblock_config_open(out->context, scenario->golden->folder, &options, &out->config, &error);
+    if (status == MOEBLOCK_OK)
+        status = moeblock_block_create(out->context, out->config, mesh, NULL, &out->block, &error);
+    if (status == MOEBLOCK_OK) status = moeblock_block_load_files(out->block, scenario->golden->folder, NULL, &error);
+    if (status == MOEBLOCK_OK) status = moeblock_workspace_create(out->block, tokens, NULL, 0, &out->workspace, &error);
+    if (status != MOEBLOCK_OK) fail_msg("rank %d,%d: %s", mesh->row, mesh->column, error.message);
+}
+
+static void rank_close(struct rank_objects *rank)
+{
+    moeblock_workspace_destroy(&rank->workspace);
+    moeblock_block_destroy(&rank->block);
+    moeblock_config_destroy(&rank->config);
+    moeblock_context_destroy(&rank->context);
+}
+
+// x columns [h0, h1) of tokens [t0, t1), dense.
+static float *slice(const float *from, int64_t hidden, int64_t t0, int64_t t1, int64_t h0, int64_t h1)
+{
+    float *out = calloc((size_t)((t1 - t0) * (h1 - h0) + 1), sizeof *out);
+    for (int64_t t = t0; t < t1; t++)
+        memcpy(out + (t - t0) * (h1 - h0), from + t * hidden + h0, (size_t)(h1 - h0) * sizeof *out);
+    return out;
+}
+
+static void rank_body(void *argument, const moeblock_mesh *mesh)
+{
+    const struct scenario *scenario = argument;
+    const struct golden_case *golden = scenario->golden;
+    int64_t t0 = 0, t1 = golden->tokens, h0 = 0, h1 = golden->hidden;
+    const int ep = scenario->swapped ? mesh->columns : mesh->rows, tp = scenario->swapped ? mesh->rows : mesh->columns;
+    const int ep_index = scenario->swapped ? mesh->column : mesh->row;
+    if (scenario->all_tokens_on_row_0)
+        t1 = ep_index == 0 ? golden->tokens : 0;
+    else
+        mb_split(golden->tokens, ep, ep_index, &t0, &t1);
+    if (scenario->sharded) mb_split(golden->hidden, tp, scenario->swapped ? mesh->row : mesh->column, &h0, &h1);
+    struct rank_objects rank;
+    rank_open(scenario, mesh, golden->tokens, &rank);
+
+    float *x = slice(golden->x.data, golden->hidden, t0, t1, h0, h1);
+    float *aux = golden->aux.data ? slice(golden->aux.data, golden->hidden, t0, t1, 0, golden->hidden) : NULL;
+    float *want = slice(scenario->single->y, golden->hidden, t0, t1, h0, h1);
+    float *y = calloc((size_t)((t1 - t0) * (h1 - h0) + 1), sizeof *y);
+    int32_t *ids = calloc((size_t)((t1 - t0) * golden->k + 1), sizeof *ids);
+    moeblock_forward_input in = {.struct_size = sizeof in,
+                                 .mode = scenario->mode,
+                                 .x = {.dtype = MOEBLOCK_F32, .rank = 3, .dims = {1, t1 - t0, h1 - h0}, .data = x}};
+    in.aux = in.x;
+    in.aux.dims[2] = golden->hidden;
+    in.aux.data = aux;
+    moeblock_forward_output out = {.struct_size = sizeof out, .y = in.x, .ids = ids};
+    out.y.data = y;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    if (moeblock_block_forward(rank.block, rank.workspace, &in, &out, &error) != MOEBLOCK_OK)
+        fail_msg("%s on %d x %d: %s", golden->name, mesh->rows, mesh->columns, error.message);
+    if (memcmp(y, want, (size_t)((t1 - t0) * (h1 - h0)) * sizeof *y))
+        fail_msg("%s on %d x %d: rank %d,%d has other bytes than one process", golden->name, mesh->rows, mesh->columns,
+                 mesh->row, mesh->column);
+    assert_memory_equal(ids, scenario->single->ids + t0 * golden->k, (size_t)((t1 - t0) * golden->k) * sizeof *ids);
+    free(x);
+    free(aux);
+    free(want);
+    free(y);
+    free(ids);
+    rank_close(&rank);
+}
+
+static void check_meshes(const char *name, const char *const *set, size_t n_set)
+{
+    static const int shapes[][2] = {{1, 2}, {2, 1}, {2, 2}, {3, 2}, {2, 4}, {5, 1}};
+    struct golden_case golden;
+    struct golden_run single;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    golden_open(name, &golden);
+    if (golden_run(&golden, &(struct golden_settings){.set = set, .n_set = n_set}, &single, &error) != MOEBLOCK_OK)
+        fail_msg("%s: %s", name, error.message);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        struct mesh_double *mesh = mesh_double_create(shapes[i][0], shapes[i][1]);
+        for (int variant = 0; variant < 4; variant++) {
+            struct scenario scenario = {.golden = &golden,
+                                        .single = &single,
+                                        .sharded =
+                                            (variant & 1) && shapes[i][1] > 1 && golden.hidden % shapes[i][1] == 0,
+                                        .all_tokens_on_row_0 = variant & 2,
+                                        .mode = variant & 2 ? MOEBLOCK_DECODE : MOEBLOCK_PREFILL,
+                                        .set = set,
+                                        .n_set = n_set};
+            mesh_double_run(mesh, rank_body, &scenario);
+        }
+        mesh_double_destroy(mesh);
+    }
+    golden_run_free(&golden, &single);
+    golden_close(&golden);
+}
+
+static void deepseek(void **state)
+{
+    (void)state;
+    check_meshes("deepseek_v3-bf16", NULL, 0);
+    check_meshes("deepseek_v3-f32", NULL, 0);
+    check_meshes("deepseek_v3_fp8", NULL, 0);
+}
+
+static void gpt_oss(void **state)
+{
+    (void)state;
+    check_meshes("gpt_oss_mxfp4", NULL, 0);
+    check_meshes("gpt_oss-bf16", NULL, 0);
+}
+
+static void weight_on_input(void **state)
+{
+    (void)state;
+    check_meshes("llama4-bf16", NULL, 0);
+}
+
+static void gated_shared_expert(void **state)
+{
+    (void)state;
+    check_meshes("qwen2_moe-bf16", NULL, 0);
+}
+
+static void latent_experts(void **state)
+{
+    (void)state;
+    check_meshes("nemotron_h_latent-bf16", NULL, 0);
+}
+
+static void null_experts(void **state)
+{
+    (void)state;
+    check_meshes("longcat_flash-bf16", NULL, 0);
+}
+
+// The chunk keys cut each rank's tokens; ranks with fewer make empty passes.
+static void chunks(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"moe_chunking.chunk_size=2", "prefill_chunking.chunk_size=7"};
+    check_meshes("deepseek_v3-bf16", set, 2);
+}
+
+static void shared_after_routed(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"experts.shared.parallel_with_moe=false"};
+    check_meshes("deepseek_v3-bf16", set, 1);
+}
+
+static void no_expert_parallelism(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"expert_parallel.enabled=false"};
+    check_meshes("deepseek_v3-bf16", set, 1);
+}
+
+// Tensor parallelism off: x must be replicated, every column computes everything.
+static void refuse_sharded(void *argument, const moeblock_mesh *mesh)
+{
+    const struct scenario *scenario = argument;
+    struct rank_objects rank;
+    rank_open(scenario, mesh, 4, &rank);
+    float x[80] = {0}, y[80];
+    moeblock_forward_input in = {.struct_size = sizeof in,
+                                 .mode = MOEBLOCK_PREFILL,
+                                 .x = {.dtype = MOEBLOCK_F32, .rank = 2, .dims = {4, 20}, .data = x}};
+    moeblock_forward_output out = {.struct_size = sizeof out, .y = in.x};
+    out.y.data = y;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    assert_int_equal(moeblock_block_forward(rank.block, rank.workspace, &in, &out, &error), MOEBLOCK_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.message, "20"));
+    assert_non_null(strstr(error.message, "40"));
+    rank_close(&rank);
+}
+
+static void no_tensor_parallelism(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"tensor_parallel.enabled=false"};
+    struct golden_case golden;
+    struct golden_run single;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    golden_open("deepseek_v3-bf16", &golden);
+    assert_int_equal(golden_run(&golden, &(struct golden_settings){.level = NULL}, &single, &error), MOEBLOCK_OK);
+    struct mesh_double *mesh = mesh_double_create(2, 2);
+    struct scenario scenario = {.golden = &golden, .single = &single, .mode = MOEBLOCK_PREFILL, .set = set, .n_set = 1};
+    mesh_double_run(mesh, rank_body, &scenario);
+    mesh_double_run(mesh, refuse_sharded, &scenario);
+    mesh_double_destroy(mesh);
+    golden_run_free(&golden, &single);
+    golden_close(&golden);
+}
+
+static void axes_swapped(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"tensor_parallel.cluster_axis=0", "experts.distributed.dispatch_cluster_axis=1"};
+    struct golden_case golden;
+    struct golden_run single;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    golden_open("deepseek_v3-bf16", &golden);
+    assert_int_equal(golden_run(&golden, &(struct golden_settings){.level = NULL}, &single, &error), MOEBLOCK_OK);
+    struct mesh_double *mesh = mesh_double_create(2, 3);
+    struct scenario scenario = {.golden = &golden,
+                                .single = &single,
+                                .swapped = true,
+                                .sharded = true,
+                                .mode = MOEBLOCK_PREFILL,
+                                .set = set,
+                                .n_set = 2};
+    mesh_double_run(mesh, rank_body, &scenario);
+    mesh_double_destroy(mesh);
+    golden_run_free(&golden, &single);
+    golden_close(&golden);
+}
+
+static void equal_axes_are_refused(void *argument, const moeblock_mesh *mesh)
+{
+    const struct golden_case *golden = argument;
+    static const char *const set[] = {"tensor_parallel.cluster_axis=0", "experts.distributed.dispatch_cluster_axis=0"};
+    const moeblock_config_options options = {
+        .struct_size = sizeof options, .layer = golden->layer, .set = set, .n_set = 2};
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    moeblock_context *context;
+    moeblock_config *config;
+    moeblock_block *block = NULL;
+    assert_int_equal(moeblock_context_create(NULL, &context, &error), MOEBLOCK_OK);
+    assert_int_equal(moeblock_config_open(context, golden->folder, &options, &config, &error), MOEBLOCK_OK);
+    assert_int_equal(moeblock_block_create(context, config, mesh, NULL, &block, &error), MOEBLOCK_INVALID_CONFIG);
+    assert_null(block);
+    assert_non_null(strstr(error.message, "cluster_axis"));
+    moeblock_config_destroy(&config);
+    moeblock_context_destroy(&context);
+}
+
+static void equal_axes(void **state)
+{
+    (void)state;
+    struct golden_case golden;
+    golden_open("deepseek_v3-bf16", &golden);
+    struct mesh_double *mesh = mesh_double_create(2, 1);
+    mesh_double_run(mesh, equal_axes_are_refused, &golden);
+    mesh_double_destroy(mesh);
+    golden_close(&golden);
+}
+
+static void tp_sharding_is_a_pure_function(void **state)
+{
+    (void)state;
+    moeblock_sharding sharding;
+    moeblock_error error;
+    for (int columns = 1; columns <= 8; columns *= 2) {
+        assert_int_equal(moeblock_tp_sharding(64, 64, columns, 1, &sharding, &error), MOEBLOCK_OK);
+        assert_int_equal(sharding, MOEBLOCK_REPLICATED);
+        if (columns == 1) continue;
+        assert_int_equal(moeblock_tp_sharding(64 / columns, 64, columns, 1, &sharding, &error), MOEBLOCK_OK);
+        assert_int_equal(sharding, MOEBLOCK_SHARDED);
+        assert_int_equal(moeblock_tp_sharding(64 / columns, 64, columns, 0, &sharding, &error),
+                         MOEBLOCK_INVALID_ARGUMENT);
+    }
+    assert_int_equal(moeblock_tp_sharding(63, 64, 2, 1, &sharding, &error), MOEBLOCK_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.message, "63"));
+    assert_non_null(strstr(error.message, "64"));
+    assert_non_null(strstr(error.message, "32"));
+    assert_int_equal(moeblock_tp_sharding(10, 30, 3, 1, &sharding, NULL), MOEBLOCK_OK);
+    assert_int_equal(moeblock_tp_sharding(10, 31, 3, 1, &sharding, NULL), MOEBLOCK_INVALID_ARGUMENT);
+}
+
+static void splits_cover_everything_once(void **state)
+{
+    (void)state;
+    for (int64_t total = 0; total < 40; total++)
+        for (int parts = 1; parts < 9; parts++) {
+            int64_t at = 0, begin, end;
+            for (int i = 0; i < parts; i++) {
+                mb_split(total, parts, i, &begin, &end);
+                assert_int_equal(begin, at);
+                assert_true(end - begin == total / parts || end - begin == total / parts + 1);
+                at = end;
+            }
+            assert_int_equal(at, total);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tp_sharding_is_a_pure_function),
+        cmocka_unit_test(splits_cover_everything_once),
+        cmocka_unit_test(deepseek),
+        cmocka_unit_test(gpt_oss),
+        cmocka_unit_test(weight_on_input),
+        cmocka_unit_test(gated_shared_expert),
+        cmocka_unit_test(latent_experts),
+        cmocka_unit_test(null_experts),
+        cmocka_unit_test(chunks),
+        cmocka_unit_test(shared_after_routed),
+        cmocka_unit_test(no_expert_parallelism),
+        cmocka_unit_test(no_tensor_parallelism),
+        cmocka_unit_test(axes_swapped),
+        cmocka_unit_test(equal_axes),
+    };
+    return cmocka_run_group_tests_name("mesh", tests, NULL, NULL);
+}
