@@ -457,6 +457,23 @@ static void test_golden(void **state)
     assert_true(mapped >= 40);
 }
 
+// docs/models.md lists every model type.
+static void test_documented(void **state)
+{
+    (void)state;
+    char path[512], text[32768], quoted[80];
+    snprintf(path, sizeof path, "%s/docs/models.md", MOEBLOCK_SOURCE_DIR);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    const char *type;
+    for (int i = 0; (type = mb_hf_model_type(i)); i++) {
+        snprintf(quoted, sizeof quoted, "`%s`", type);
+        if (!strstr(text, quoted)) fail_msg("docs/models.md lacks %s", type);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -465,6 +482,7 @@ int main(void)
         cmocka_unit_test(test_origin),         cmocka_unit_test(test_refused_values),
         cmocka_unit_test(test_layers),         cmocka_unit_test(test_nested),
         cmocka_unit_test(test_unknown_models), cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_documented),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
