@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The public block: same bits whatever the batch, threads, chunks, strides and mode; states and arguments; nothing
 // allocated in forward; several callers at once.
-#include <cmocka.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -15,6 +14,7 @@
 #include "backend/backend.h"
 #include "base/float.h"
 #include "block.h"
+#include "cmocka.h"
 #include "support/golden.h"
 
 static void open_run(struct golden_case *golden, struct golden_run *run, const char *name,

@@ -2,7 +2,6 @@
 // Every golden case: read from its folder as a downloaded checkpoint, run in both modes, held against the model's own
 // definition in float64, then run again from the JSON that `moeblock config` prints, and at every kernel level. A case
 // whose family or format is not covered yet must be refused by name and is listed as skipped with that reason.
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cmocka.h"
 #include "reference.h"
 #include "support/golden.h"
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The whole flow on an in-process mesh: any shape, sharded or replicated x, different token counts on every row, gives
 // the bytes of one process.
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,6 +9,7 @@
 #include <string.h>
 
 #include "backend/backend.h"
+#include "cmocka.h"
 #include "mesh/mesh.h"
 #include "support/golden.h"
 #include "support/mesh_double.h"

@@ -2,7 +2,6 @@
 // Golden cases.
 #include "support/golden.h"
 
-#include <cmocka.h>
 #include <dirent.h>
 #include <math.h>
 #include <setjmp.h>
@@ -13,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "cmocka.h"
 
 static int by_name(const void *a, const void *b) { return strcmp(a, b); }
 
