@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// `moeblock info`: the machine and what this build makes of it.
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/commands.h"
+#include "cli/machine.h"
+#include "cli/out.h"
+#include "cli/session.h"
+#include "moeblock/export.h"
+
+static json_t *levels_json(void)
+{
+    json_t *levels = json_array();
+    int usable;
+    const char *reason, *name;
+    for (int i = 0; (name = moeblock_level(i, &usable, &reason)); i++) {
+        json_t *level = json_object();
+        json_object_set_new(level, "name", json_string(name));
+        json_object_set_new(level, "usable", json_boolean(usable));
+        json_object_set_new(level, "reason", json_string(reason));
+        json_array_append_new(levels, level);
+    }
+    return levels;
+}
+
+static const char *why_chosen(const struct cli_args *args)
+{
+    const char *const wish = getenv("MOEBLOCK_CPU");
+    if (args->level) return "asked for by --level";
+    return wish && *wish ? "asked for by MOEBLOCK_CPU" : "the best that this machine can run";
+}
+
+static void print_json(const struct cli_session *session, const struct cli_args *args,
+                       const struct cli_machine *machine)
+{
+    json_t *document = cli_json_begin("info");
+    json_object_set_new(document, "version", json_string(moeblock_version()));
+    json_object_set_new(document, "cpu", json_string(machine->cpu));
+    json_object_set_new(document, "features", json_string(machine->features));
+    json_object_set_new(document, "levels", levels_json());
+    json_object_set_new(document, "level", json_string(moeblock_context_level(session->context)));
+    json_object_set_new(document, "level_reason", json_string(why_chosen(args)));
+    json_object_set_new(document, "threads", json_integer(moeblock_context_threads(session->context)));
+    json_object_set_new(document, "memory_bytes", json_integer((json_int_t)machine->memory_bytes));
+    json_object_set_new(document, "memory_available_bytes", json_integer((json_int_t)machine->available_bytes));
+    json_object_set_new(document, "huge_pages", json_string(machine->huge_pages));
+    json_object_set_new(document, "mpi", json_string("not built"));
+    cli_json_print(document);
+}
+
+static void print_text(const struct cli_session *session, const struct cli_args *args,
+                       const struct cli_machine *machine)
+{
+    char total[32], available[32];
+    int usable;
+    const char *reason, *name;
+    printf("moeblock %s\n", moeblock_version());
+    printf("cpu         ");
+    cli_print_safe(machine->cpu);
+    printf("\nfeatures    %s\n", machine->features);
+    for (int i = 0; (name = moeblock_level(i, &usable, &reason)); i++)
+        printf("%-12s%-10s %s: %s\n", i ? "" : "levels", name, usable ? "usable" : "not usable", reason);
+    printf("chosen      %s: %s\n", moeblock_context_level(session->context), why_chosen(args));
+    printf("threads     %d\n", moeblock_context_threads(session->context));
+    printf("memory      %s, %s available\n", cli_bytes_text((double)machine->memory_bytes, total),
+           cli_bytes_text((double)machine->available_bytes, available));
+    printf("huge pages  %s\n", machine->huge_pages);
+    printf("mpi         not built\n");
+}
+
+int cli_info(const struct cli_args *args)
+{
+    static struct cli_session session; // paths and messages inside: too large for the stack's taste
+    struct cli_machine machine;
+    const int code = cli_open_context(&session, args, (int)args->threads);
+    if (!code) {
+        cli_machine_read(&machine);
+        if (args->json)
+            print_json(&session, args, &machine);
+        else if (!args->quiet)
+            print_text(&session, args, &machine);
+    }
+    cli_close(&session);
+    return code;
+}

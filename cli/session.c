@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// From arguments to the library's objects, and the defaults that stand in for options left out.
+#include "cli/session.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/file.h"
+#include "cli/exit.h"
+#include "cli/progress.h"
+
+static void print_log(void *user, const char *line)
+{
+    (void)user;
+    cli_note("%s", line);
+}
+
+int cli_open_context(struct cli_session *session, const struct cli_args *args, int threads)
+{
+    const moeblock_context_options options = {
+        .struct_size = sizeof options,
+        .threads = threads,
+        .cpu_level = args->level,
+        .log = args->quiet ? NULL : print_log,
+    };
+    if (moeblock_context_create(&options, &session->context, &session->error) == MOEBLOCK_OK) return CLI_OK;
+    return cli_fail_status(CLI_ABOUT_OPTIONS, &session->error);
+}
+
+static bool holds(const char *folder, const char *name)
+{
+    char path[CLI_PATH_MAX];
+    return mb_path_join(folder, name, path, sizeof path, NULL) == MOEBLOCK_OK && mb_exists(path);
+}
+
+static bool holds_checkpoint(const char *folder)
+{
+    return holds(folder, "model.safetensors") || holds(folder, "model.safetensors.index.json");
+}
+
+// The folder that a path lies in, or the path itself when it is a folder.
+static void folder_of(const char *path, char out[CLI_PATH_MAX])
+{
+    snprintf(out, CLI_PATH_MAX, "%s", path);
+    if (mb_is_directory(path)) return;
+    char *slash = strrchr(out, '/');
+    if (!slash)
+        snprintf(out, CLI_PATH_MAX, ".");
+    else
+        slash[slash == out] = '\0';
+}
+
+int cli_open_config(struct cli_session *session, const struct cli_args *args, const char *config,
+                    const char *const *set, size_t n_set)
+{
+    char *const path = session->config_path;
+    const bool ours = mb_is_directory(config) && !holds(config, "config.json") && holds(config, "moeblock.json");
+    if (snprintf(path, CLI_PATH_MAX, "%s%s", config, ours ? "/moeblock.json" : "") >= CLI_PATH_MAX)
+        return cli_fail(CLI_NO_INPUT, "the name of the configuration is longer than %d bytes", CLI_PATH_MAX);
+
+    const char *all[CLI_SET_MAX + 8];
+    size_t count = 0;
+    for (size_t i = 0; i < args->set.count; i++) all[count++] = args->set.text[i];
+    for (size_t i = 0; i < n_set && count < sizeof all / sizeof *all; i++) all[count++] = set[i];
+    char checkpoint[CLI_PATH_MAX] = "";
+    if (args->weights) folder_of(args->weights, checkpoint);
+    const moeblock_config_options options = {
+        .struct_size = sizeof options,
+        .layer = args->layer,
+        .weights_path = *checkpoint && holds(checkpoint, "config.json") ? checkpoint : NULL,
+        .set = all,
+        .n_set = count,
+    };
+    if (moeblock_config_open(session->context, path, &options, &session->config, &session->error) == MOEBLOCK_OK)
+        return CLI_OK;
+    return cli_fail_status(CLI_ABOUT_CONFIG, &session->error);
+}
+
+int cli_find_weights(struct cli_session *session, const struct cli_args *args)
+{
+    char folder[CLI_PATH_MAX];
+    folder_of(session->config_path, folder);
+    const char *path = args->weights;
+    if (!path && *session->config->weight_path) path = session->config->weight_path;
+    if (!path && holds_checkpoint(folder)) path = folder;
+    if (!path)
+        return cli_fail(CLI_NO_INPUT,
+                        "no weights: '%.500s' names none and no checkpoint lies in its folder; give --weights",
+                        session->config_path);
+    if (snprintf(session->weights_path, CLI_PATH_MAX, "%s", path) >= CLI_PATH_MAX)
+        return cli_fail(CLI_NO_INPUT, "the name of the weights is longer than %d bytes", CLI_PATH_MAX);
+    return CLI_OK;
+}
+
+int cli_open_weights(struct cli_session *session, const char *path)
+{
+    if (moeblock_weights_open(session->context, path, &session->weights, &session->error) == MOEBLOCK_OK) return CLI_OK;
+    return cli_fail_status(CLI_ABOUT_DATA, &session->error);
+}
+
+static moeblock_compute compute_of(const char *name)
+{
+    if (strcmp(name, "f32") == 0) return MOEBLOCK_COMPUTE_F32;
+    return strcmp(name, "bf16") == 0 ? MOEBLOCK_COMPUTE_BF16 : MOEBLOCK_COMPUTE_AUTO;
+}
+
+const char *cli_compute_name(moeblock_compute compute)
+{
+    static const char *const names[] = {"auto", "f32", "bf16"};
+    return (unsigned)compute < 3 ? names[compute] : "?";
+}
+
+int cli_make_block(struct cli_session *session, const struct cli_args *args)
+{
+    const moeblock_block_options options = {.struct_size = sizeof options, .compute = compute_of(args->compute)};
+    if (moeblock_block_create(session->context, session->config, NULL, &options, &session->block, &session->error) ==
+        MOEBLOCK_OK)
+        return CLI_OK;
+    return cli_fail_status(CLI_ABOUT_CONFIG, &session->error);
+}
+
+static int show_progress(void *user, uint64_t done, uint64_t total)
+{
+    cli_progress_update(user, done, total);
+    return 0;
+}
+
+int cli_load(struct cli_session *session, const struct cli_args *args)
+{
+    struct cli_progress progress;
+    cli_progress_begin(&progress, "loading", args->quiet || args->json);
+    const moeblock_load_options options = {.struct_size = sizeof options, .progress = show_progress, .user = &progress};
+    const double started = cli_seconds();
+    const moeblock_status status = moeblock_block_load(session->block, session->weights, &options, &session->error);
+    session->load_seconds = cli_seconds() - started;
+    cli_progress_end(&progress);
+    return status == MOEBLOCK_OK ? CLI_OK : cli_fail_status(CLI_ABOUT_DATA, &session->error);
+}
+
+void cli_close(struct cli_session *session)
+{
+    moeblock_block_destroy(&session->block);
+    moeblock_weights_destroy(&session->weights);
+    moeblock_config_destroy(&session->config);
+    moeblock_context_destroy(&session->context);
+}
+
+double cli_peak_memory(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return 1024.0 * (double)usage.ru_maxrss; // Linux counts kibibytes
+}
