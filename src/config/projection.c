@@ -175,7 +175,7 @@ moeblock_status mb_projection_find(const moeblock_config *config, moeblock_weigh
     const int rank = mb_role_dims(config, role, out->format, false, dims);
     MB_TRY(check_dims(&out->codes, rank, dims, error));
     MB_TRY(find_scales(config, weights, role, layer, expert, out, error));
-    place(config, role, p->part, expert, out);
+    place(config, role, role == p->fused ? p->part : 0, expert, out);
     return MOEBLOCK_OK;
 }
 
