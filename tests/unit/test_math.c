@@ -26,7 +26,7 @@ struct function {
 
 static const struct function functions[] = {
     {"exp", mb_exp, exp, -87.336, 88.722, 1.0},
-    {"log", mb_log_line, log, 1e-45, 3.4e38, 1.0},
+    {"log", mb_log, log, 1e-45, 3.4e38, 1.0},
     {"sigmoid", mb_sigmoid, sigmoid_double, -87.336, 100, 2.5},
     {"tanh", mb_tanh, tanh, -100, 100, 2.0},
     {"erf", mb_erf, erf, -10, 10, 2.0},
@@ -48,7 +48,7 @@ static double largest_error(const struct function *f, uint64_t first, uint64_t l
     for (uint64_t bits = first; bits < last; bits += step) {
         const float x = mb_float((uint32_t)bits);
         if (!((double)x >= f->first && (double)x <= f->last)) continue;
-        if (fabs((double)x) < 1.2e-38 && f->ours != mb_log_line) continue;
+        if (fabs((double)x) < 1.2e-38 && f->ours != mb_log) continue;
         const double error = error_in_ulps(f->ours(x), f->exact((double)x));
         if (!(error <= worst)) worst = error;
     }
@@ -86,9 +86,9 @@ static void test_special_values(void **state)
     assert_true(mb_exp(0.0f) == 1.0f && mb_exp(-0.0f) == 1.0f);
     assert_true(mb_exp(infinity) == infinity && mb_exp(88.73f) == infinity && mb_exp(88.7228f) < infinity);
     assert_true(mb_exp(-infinity) == 0.0f && mb_exp(-87.337f) == 0.0f && mb_exp(-87.3365f) > 0.0f);
-    assert_true(mb_log_line(1.0f) == 0.0f && mb_log_line(infinity) == infinity);
-    assert_true(mb_log_line(0.0f) == -infinity && mb_log_line(-0.0f) == -infinity);
-    assert_true(isnan(mb_log_line(-1.0f)) && isnan(mb_log_line(-infinity)));
+    assert_true(mb_log(1.0f) == 0.0f && mb_log(infinity) == infinity);
+    assert_true(mb_log(0.0f) == -infinity && mb_log(-0.0f) == -infinity);
+    assert_true(isnan(mb_log(-1.0f)) && isnan(mb_log(-infinity)));
     assert_true(mb_sigmoid(0.0f) == 0.5f && mb_sigmoid(infinity) == 1.0f && mb_sigmoid(-infinity) == 0.0f);
     assert_true(mb_tanh(infinity) == 1.0f && mb_tanh(-infinity) == -1.0f && mb_tanh(9.1f) == 1.0f);
     assert_int_equal(mb_bits(mb_tanh(-0.0f)), 0x80000000u);
@@ -104,7 +104,7 @@ static void test_flush_mode_does_not_matter(void **state)
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
         for (uint64_t pattern = 0; pattern < 0x100000000u; pattern += 7919) {
             const volatile float x = mb_float((uint32_t)pattern);
-            if (fabs((double)x) < 1e-36 && functions[i].ours != mb_log_line) continue;
+            if (fabs((double)x) < 1e-36 && functions[i].ours != mb_log) continue;
             const uint32_t kept = mb_bits(functions[i].ours(x));
             const uint64_t saved = mb_flush_begin();
             const uint32_t flushed = mb_bits(functions[i].ours(x));
