@@ -29,7 +29,7 @@ static void take_input(struct cursor *c, struct mb_buffers *b, const moeblock_bl
     b->x_mine = take(c, sharding ? n * hidden : 0, sizeof(float));
     b->x_all = take(c, sharding ? n * hidden : 0, sizeof(float));
     b->x = take(c, n * hidden, sizeof(float));
-    b->aux = take(c, config->router.input == MB_INPUT_AUX ? n * hidden : 0, sizeof(float));
+    if (config->router.input == MB_INPUT_AUX) b->aux = take(c, n * hidden, sizeof(float));
     b->rows = element == sizeof(float) ? (void *)b->x : take(c, n * hidden, element);
     b->latent = take(c, n * config->latent_size, element);
     b->ids = take(c, n * k, sizeof *b->ids);
