@@ -25,7 +25,6 @@ struct result {
     int32_t *ids;
 };
 
-// UNSUPPORTED for families and formats that are not computed yet.
 static moeblock_status run_golden(const struct golden_case *golden, moeblock_compute compute, struct result *out,
                                   bool *f32, moeblock_error *error)
 {
@@ -58,7 +57,8 @@ static enum outcome judge(const struct golden_case *golden, moeblock_compute com
     moeblock_error error = {MOEBLOCK_OK, ""};
     bool f32 = false;
     const moeblock_status status = run_golden(golden, compute, found, &f32, &error);
-    if (status == MOEBLOCK_UNSUPPORTED) return SKIPPED;
+    // NOT_FOUND: a second way of storing a family that the configuration cannot tell.
+    if (status == MOEBLOCK_UNSUPPORTED || status == MOEBLOCK_NOT_FOUND) return SKIPPED;
     if (status != MOEBLOCK_OK) {
         print_error("%s: %s\n", golden->name, error.message);
         return WRONG;
@@ -97,7 +97,7 @@ static void check_all_golden(moeblock_compute compute)
     for (int i = 0; i < n; i++) count[check_golden(names[i], compute)]++;
     print_message("%d golden cases agree, %d not computed yet\n", count[COVERED], count[SKIPPED]);
     assert_int_equal(count[WRONG], 0);
-    assert_true(count[COVERED] >= 80);
+    assert_true(count[COVERED] >= 89);
 }
 
 static void golden_in_f32(void **state)
