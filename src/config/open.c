@@ -97,6 +97,8 @@ static moeblock_status read_all(struct mb_reader *reader, const struct sources *
     if (!from->hugging_face) MB_TRY(mb_reader_document(reader, from->root, true, error));
     for (size_t i = 0; i < from->n_set; i++) MB_TRY(mb_reader_document(reader, from->sets[i], false, error));
     if (from->layer >= 0) {
+        // A message about the caller's layer must not point at the line of the file's.
+        if (config->layer_index != from->layer) reader->spelled[mb_schema_row_of(config, &config->layer_index)][0] = 0;
         config->layer_index = from->layer;
         mb_config_mark(config, &config->layer_index, MB_FROM_FILE);
     }

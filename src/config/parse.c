@@ -10,6 +10,8 @@
 #include "config/reader.h"
 #include "config/value.h"
 
+enum { ACTIVATIONS_MAX = 32 };
+
 // Where the walk stands: the document's path, and the same without a leading "moe_block.".
 struct place {
     struct mb_reader *reader;
@@ -54,6 +56,15 @@ static moeblock_status unknown_key(const struct place *at, moeblock_error *error
     return fail_at(at, error, message);
 }
 
+static const char *nearest_choice(int row, const char *name)
+{
+    const char *kinds[ACTIVATIONS_MAX + 1] = {NULL};
+    if (mb_schema[row].type == MB_TYPE_ENUM) return mb_nearest_name(name, mb_schema[row].names);
+    if (mb_schema[row].type != MB_TYPE_SPECIAL) return NULL;
+    for (int i = 0; i < ACTIVATIONS_MAX && mb_activation_kinds[i].name; i++) kinds[i] = mb_activation_kinds[i].name;
+    return mb_nearest_name(name, kinds);
+}
+
 // A value that its row refuses: what was found, what is allowed, and the nearest name of a choice.
 static moeblock_status unsuitable(const struct place *at, int row, const json_t *value, moeblock_error *error)
 {
@@ -61,8 +72,7 @@ static moeblock_status unsuitable(const struct place *at, int row, const json_t 
     const char *nearest = NULL;
     mb_value_found(value, found);
     mb_value_allowed(row, allowed, sizeof allowed);
-    if (mb_schema[row].type == MB_TYPE_ENUM && json_is_string(value))
-        nearest = mb_nearest_name(json_string_value(value), mb_schema[row].names);
+    if (json_is_string(value)) nearest = nearest_choice(row, json_string_value(value));
     snprintf(message, sizeof message, "%s is %s, expected %s%s%s%s", at->path, found, allowed,
              nearest ? "; did you mean \"" : "", nearest ? nearest : "", nearest ? "\"?" : "");
     return fail_at(at, error, message);

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "config/tensors.h"
+#include "config/hf/families.h"
 #include "config/value.h"
 
 void mb_config_defaults(moeblock_config *config)
@@ -46,6 +46,15 @@ bool mb_router_is_builtin(const char *type) { return router_meaning(type) != NUL
 
 bool mb_expert_is_builtin(const char *type) { return !strcmp(type, "distributed") || !strcmp(type, "throughput"); }
 
+bool mb_router_preset_at(int i, const char **type, const char **path, const char **value)
+{
+    if (i < 0 || (size_t)i >= sizeof router_presets / sizeof router_presets[0]) return false;
+    *type = router_presets[i].type;
+    *path = router_presets[i].path;
+    *value = router_presets[i].value;
+    return true;
+}
+
 void mb_router_preset(moeblock_config *config)
 {
     const char *meaning = router_meaning(config->router.type);
@@ -57,87 +66,21 @@ void mb_router_preset(moeblock_config *config)
     }
 }
 
-// How families name their tensors. What a preset does not name keeps the schema's pattern, which is DeepSeek's.
-enum { RENAMED_MAX = 14 };
-struct names_preset {
-    const char *name, *prefix;
-    enum mb_layout layout;
-    enum mb_orientation orientation;
-    enum mb_gate_up gate_up, shared_gate_up;
-    struct {
-        enum mb_role role;
-        const char *pattern;
-    } renamed[RENAMED_MAX]; // ended by a NULL pattern
-};
-
+// How families name and store their tensors. What a preset does not name keeps the schema's pattern.
 #define LAYERS "model.layers.{layer}"
-static const struct names_preset names_presets[] = {
-    {.name = "deepseek", .prefix = LAYERS},
-    {.name = "qwen",
-     .prefix = LAYERS,
-     .renamed = {{MB_ROLE_SHARED_GATE, "mlp.shared_expert.gate_proj.weight"},
-                 {MB_ROLE_SHARED_UP, "mlp.shared_expert.up_proj.weight"},
-                 {MB_ROLE_SHARED_DOWN, "mlp.shared_expert.down_proj.weight"}}},
-    {.name = "mixtral",
-     .prefix = LAYERS,
-     .renamed = {{MB_ROLE_ROUTER, "block_sparse_moe.gate.weight"},
-                 {MB_ROLE_SELECTION_BIAS, "block_sparse_moe.e_score_correction_bias"},
-                 {MB_ROLE_GATE, "block_sparse_moe.experts.{expert}.w1.weight"},
-                 {MB_ROLE_UP, "block_sparse_moe.experts.{expert}.w3.weight"},
-                 {MB_ROLE_DOWN, "block_sparse_moe.experts.{expert}.w2.weight"}}},
-    {.name = "gpt_oss",
-     .prefix = LAYERS,
-     .layout = MB_LAYOUT_STACKED,
-     .orientation = MB_INPUT_MAJOR,
-     .gate_up = MB_GATE_UP_INTERLEAVED,
-     .renamed = {{MB_ROLE_ROUTER, "mlp.router.weight"},
-                 {MB_ROLE_ROUTER_BIAS, "mlp.router.bias"},
-                 {MB_ROLE_GATE_UP, "mlp.experts.gate_up_proj"},
-                 {MB_ROLE_GATE_UP_BIAS, "mlp.experts.gate_up_proj_bias"},
-                 {MB_ROLE_DOWN, "mlp.experts.down_proj"},
-                 {MB_ROLE_DOWN_BIAS, "mlp.experts.down_proj_bias"}}},
-    {.name = "llama4",
-     .prefix = "language_model." LAYERS,
-     .layout = MB_LAYOUT_STACKED,
-     .orientation = MB_INPUT_MAJOR,
-     .gate_up = MB_GATE_UP_CONCATENATED,
-     .renamed = {{MB_ROLE_ROUTER, "feed_forward.router.weight"},
-                 {MB_ROLE_GATE_UP, "feed_forward.experts.gate_up_proj"},
-                 {MB_ROLE_DOWN, "feed_forward.experts.down_proj"},
-                 {MB_ROLE_SHARED_GATE, "feed_forward.shared_expert.gate_proj.weight"},
-                 {MB_ROLE_SHARED_UP, "feed_forward.shared_expert.up_proj.weight"},
-                 {MB_ROLE_SHARED_DOWN, "feed_forward.shared_expert.down_proj.weight"}}},
-    {.name = "granite",
-     .prefix = LAYERS,
-     .layout = MB_LAYOUT_STACKED,
-     .gate_up = MB_GATE_UP_CONCATENATED,
-     .shared_gate_up = MB_GATE_UP_CONCATENATED,
-     .renamed = {{MB_ROLE_ROUTER, "block_sparse_moe.router.layer.weight"},
-                 {MB_ROLE_GATE_UP, "block_sparse_moe.input_linear.weight"},
-                 {MB_ROLE_DOWN, "block_sparse_moe.output_linear.weight"},
-                 {MB_ROLE_SHARED_GATE_UP, "shared_mlp.input_linear.weight"},
-                 {MB_ROLE_SHARED_DOWN, "shared_mlp.output_linear.weight"}}},
-    {.name = "ernie",
-     .prefix = LAYERS,
-     .renamed = {{MB_ROLE_SELECTION_BIAS, "mlp.moe_statics.e_score_correction_bias"}}},
-    {.name = "hunyuan",
-     .prefix = LAYERS,
-     .renamed = {{MB_ROLE_ROUTER, "mlp.gate.wg.weight"},
-                 {MB_ROLE_SHARED_GATE, "mlp.shared_mlp.gate_proj.weight"},
-                 {MB_ROLE_SHARED_UP, "mlp.shared_mlp.up_proj.weight"},
-                 {MB_ROLE_SHARED_DOWN, "mlp.shared_mlp.down_proj.weight"}}},
-    {.name = "stacked",
-     .prefix = LAYERS,
-     .layout = MB_LAYOUT_STACKED,
-     .gate_up = MB_GATE_UP_CONCATENATED,
-     .renamed = {{MB_ROLE_GATE, "mlp.experts.gate_proj"},
-                 {MB_ROLE_UP, "mlp.experts.up_proj"},
-                 {MB_ROLE_GATE_UP, "mlp.experts.gate_up_proj"},
-                 {MB_ROLE_DOWN, "mlp.experts.down_proj"},
-                 {MB_ROLE_GATE_BIAS, "mlp.experts.gate_proj_bias"},
-                 {MB_ROLE_UP_BIAS, "mlp.experts.up_proj_bias"},
-                 {MB_ROLE_GATE_UP_BIAS, "mlp.experts.gate_up_proj_bias"},
-                 {MB_ROLE_DOWN_BIAS, "mlp.experts.down_proj_bias"}}},
+static const struct names_preset {
+    const char *name, *prefix;
+    const struct mb_hf_storage *storage;
+} names_presets[] = {
+    {"deepseek", LAYERS, &mb_hf_deepseek},
+    {"qwen", LAYERS, &mb_hf_qwen},
+    {"mixtral", LAYERS, &mb_hf_mixtral},
+    {"gpt_oss", LAYERS, &mb_hf_gpt_oss},
+    {"llama4", "language_model." LAYERS, &mb_hf_llama4},
+    {"granite", LAYERS, &mb_hf_granite},
+    {"ernie", LAYERS, &mb_hf_ernie},
+    {"hunyuan", LAYERS, &mb_hf_hunyuan},
+    {"stacked", LAYERS, &mb_hf_mistral4},
 };
 enum { NAMES_PRESETS = sizeof names_presets / sizeof names_presets[0] };
 
@@ -152,11 +95,10 @@ static bool claim(moeblock_config *config, const void *field, enum mb_origin ori
     return true;
 }
 
-static const char *preset_pattern(const struct names_preset *preset, const moeblock_config *config, enum mb_role role)
+static const char *preset_pattern(const struct names_preset *preset, const moeblock_config *config, int role)
 {
-    for (int i = 0; i < RENAMED_MAX && preset->renamed[i].pattern; i++)
-        if (preset->renamed[i].role == role) return preset->renamed[i].pattern;
-    return mb_schema[mb_schema_row_of(config, config->tensor[role])].fallback;
+    const char *pattern = preset->storage->pattern[role];
+    return pattern ? pattern : mb_schema[mb_schema_row_of(config, config->tensor[role])].fallback;
 }
 
 static void set_pattern(char *to, const char *pattern)
@@ -174,13 +116,13 @@ bool mb_names_preset(moeblock_config *config, const char *name, enum mb_origin o
         if (!strcmp(names_presets[i].name, name)) preset = &names_presets[i];
     if (!preset) return false;
     if (claim(config, config->module_prefix, origin)) set_pattern(config->module_prefix, preset->prefix);
-    if (claim(config, &config->layout, origin)) config->layout = preset->layout;
-    if (claim(config, &config->orientation, origin)) config->orientation = preset->orientation;
-    if (claim(config, &config->gate_up, origin)) config->gate_up = preset->gate_up;
-    if (claim(config, &config->shared_gate_up, origin)) config->shared_gate_up = preset->shared_gate_up;
+    if (claim(config, &config->layout, origin)) config->layout = preset->storage->layout;
+    if (claim(config, &config->orientation, origin)) config->orientation = preset->storage->orientation;
+    if (claim(config, &config->gate_up, origin)) config->gate_up = preset->storage->gate_up;
+    if (claim(config, &config->shared_gate_up, origin)) config->shared_gate_up = preset->storage->shared_gate_up;
     for (int role = 0; role < MB_ROLES; role++) {
         char *pattern = config->tensor[role];
-        if (claim(config, pattern, origin)) set_pattern(pattern, preset_pattern(preset, config, (enum mb_role)role));
+        if (claim(config, pattern, origin)) set_pattern(pattern, preset_pattern(preset, config, role));
     }
     return true;
 }

@@ -15,6 +15,8 @@ bool mb_expert_is_builtin(const char *type);
 
 // Applies the settings of config->router.type (MB_FROM_PRESET) to keys without a stronger source.
 void mb_router_preset(moeblock_config *config);
+// The i-th setting of all types: router type, key path, value as JSON. False past the end.
+bool mb_router_preset_at(int i, const char **type, const char **path, const char **value);
 
 // Applies a tensor-name preset ("deepseek", "mixtral", ...): module prefix, layout, orientation, how gate and up are
 // joined, and all name patterns, marked as `origin` where no stronger source has spoken. False: no such preset.

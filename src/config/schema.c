@@ -13,14 +13,18 @@
 #define BOOL(key, field) .path = key, .type = MB_TYPE_BOOL, .offset = offsetof(moeblock_config, field)
 #define FLAG(key, field) BOOL(key, field), .fallback = "false"
 #define KIND(key, field) .path = key, .type = MB_TYPE_SPECIAL, .offset = offsetof(moeblock_config, field)
-#define ENUM(key, field, list) .path = key, .type = MB_TYPE_ENUM, .offset = offsetof(moeblock_config, field), .names = list
+#define ENUM(key, field, list)                                                                                         \
+    .path = key, .type = MB_TYPE_ENUM, .offset = offsetof(moeblock_config, field), .names = list
 #define RANGED(key, kind, field, low, high)                                                                            \
     .path = key, .type = kind, .offset = offsetof(moeblock_config, field), .minimum = low, .maximum = high
 #define INT(key, field, low, high) RANGED(key, MB_TYPE_INT, field, low, high)
 #define NUMBER(key, field, low, high) RANGED(key, MB_TYPE_NUMBER, field, low, high)
 #define FLOAT(key, field, low, high) RANGED(key, MB_TYPE_FLOAT, field, low, high)
 #define TEXT(key, field, low) RANGED(key, MB_TYPE_TEXT, field, low, sizeof(((moeblock_config *)0)->field) - 1)
-#define IGNORED(key, why, ...) {.path = key, .type = MB_TYPE_IGNORED, .help = why, .aliases = ALSO(__VA_ARGS__)}
+#define IGNORED(key, why, ...)                                                                                         \
+    {                                                                                                                  \
+        .path = key, .type = MB_TYPE_IGNORED, .help = why, .aliases = ALSO(__VA_ARGS__)                                \
+    }
 #define ALSO(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 enum { WIDTH_MAX = 1 << 20, EXPERTS_MAX = 4096, LAYERS_MAX = 100000, TOKENS_MAX = 2147483647 };
@@ -71,8 +75,10 @@ static bool layer_known(const moeblock_config *c) { return c->layer_index >= 0; 
 
 // A tensor-name pattern; the fallback is DeepSeek's name. Shown when the description calls for the tensor.
 #define NAME(role, key, pattern, what)                                                                                 \
-    {RANGED("weights.names." key, MB_TYPE_TEXT, tensor[role], 1, MB_TEXT - 1), .fallback = "\"" pattern "\"",          \
-     .help = what}
+    {                                                                                                                  \
+        RANGED("weights.names." key, MB_TYPE_TEXT, tensor[role], 1, MB_TEXT - 1), .fallback = "\"" pattern "\"",       \
+                                                                                  .help = what                         \
+    }
 
 // clang-format off
 const struct mb_schema_row mb_schema[] = {
@@ -100,7 +106,7 @@ const struct mb_schema_row mb_schema[] = {
     {NUMBER("model.rms_norm_eps", rms_norm_eps, 0, 1), .fallback = "1e-6",
      .help = "Epsilon of the norms of the latent path.", .matters = latent},
 
-    {INT("layer_index", layer_index, 0, LAYERS_MAX), .fallback = "-1", .matters = layer_known,
+    {INT("layer_index", layer_index, -1, LAYERS_MAX), .fallback = "-1", .matters = layer_known,
      .help = "The layer to load where the caller names none; -1 stands for none.", .aliases = ALSO("weights.layer_index")},
 
     {BOOL("tensor_parallel.enabled", tp_enabled), .fallback = "true",

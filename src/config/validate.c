@@ -16,6 +16,17 @@
 // Fails at the line of the key that `field` belongs to.
 #define FAIL_AT(field, ...) return mb_reader_fail(reader, error, mb_schema_row_of(c, &(field)), __VA_ARGS__)
 
+static moeblock_status check_supported(const struct mb_reader *reader, moeblock_error *error)
+{
+    const moeblock_config *c = reader->config;
+    if (c->dense_backbone)
+        return mb_fail(error, MOEBLOCK_UNSUPPORTED,
+                       "%s: experts.dense_backbone.enabled is true, expected false: a dense branch beside the block "
+                       "belongs to the model's layer, outside this block",
+                       reader->name);
+    return MOEBLOCK_OK;
+}
+
 static moeblock_status check_missing(const struct mb_reader *reader, moeblock_error *error)
 {
     const moeblock_config *c = reader->config;
@@ -133,11 +144,6 @@ static moeblock_status check_ffn(const struct mb_reader *reader, const struct mb
 static moeblock_status check_experts(const struct mb_reader *reader, moeblock_error *error)
 {
     const moeblock_config *c = reader->config;
-    if (c->dense_backbone)
-        return mb_fail(error, MOEBLOCK_UNSUPPORTED,
-                       "%s: experts.dense_backbone.enabled is true, expected false: a dense branch beside the block "
-                       "belongs to the model's layer, outside this block",
-                       reader->name);
     if (!c->routed_enabled && !c->shared_enabled)
         FAIL_AT(c->routed_enabled, "experts.distributed.enabled and experts.shared.enabled are both false: nothing is "
                                    "left to compute");
@@ -225,6 +231,7 @@ static moeblock_status check_layer(const struct mb_reader *reader, moeblock_erro
 
 moeblock_status mb_reader_validate(const struct mb_reader *reader, moeblock_error *error)
 {
+    MB_TRY(check_supported(reader, error));
     MB_TRY(check_missing(reader, error));
     MB_TRY(check_ranges(reader, error));
     MB_TRY(check_router(reader, error));

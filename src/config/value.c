@@ -89,7 +89,7 @@ void mb_value_set_text(moeblock_config *config, int row, const char *json)
         *(bool *)field(config, row) = json[0] == 't';
         return;
     case MB_TYPE_INT:
-        *(int64_t *)field(config, row) = strtoll(json, NULL, 10); // -1 for "not given" lies outside the range
+        *(int64_t *)field(config, row) = strtoll(json, NULL, 10);
         return;
     case MB_TYPE_NUMBER:
     case MB_TYPE_FLOAT:
@@ -124,6 +124,10 @@ void mb_value_move(moeblock_config *config, int from, int to)
 
 void mb_number_text(double value, bool as_float, char out[40])
 {
+    if (value == floor(value) && fabs(value) < 1e15) {
+        snprintf(out, 40, "%.0f", value);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(out, 40, "%.*g", digits, value);
         if (as_float ? strtof(out, NULL) == (float)value : strtod(out, NULL) == value) return;
