@@ -17,23 +17,20 @@ static const char program_text[] =
 
 enum { WIDTH = 100 };
 
-// Prints text wrapped to WIDTH, every line but the first indented; the first starts at `column`.
+// Prints words up to WIDTH columns, every line but the first indented; the first starts at `column`.
 static void wrap(const char *text, int indent, int column)
 {
+    bool line_start = true;
     while (*text) {
-        const int length = (int)strcspn(text, " \n");
-        if (column > indent && column + length > WIDTH) {
+        const int length = (int)strcspn(text, " ");
+        if (!line_start && column + 1 + length > WIDTH) {
             printf("\n%*s", indent, "");
             column = indent;
+            line_start = true;
         }
-        printf("%.*s", length, text);
-        column += length;
-        text += length;
-        for (; *text == '\n'; text++) {
-            printf("\n%*s", text[1] == '\n' ? 0 : indent, "");
-            column = indent;
-        }
-        for (; *text == ' '; text++) column += column > indent && column < WIDTH ? printf(" ") : 0;
+        column += printf("%s%.*s", line_start ? "" : " ", length, text);
+        line_start = false;
+        text += length + (text[length] == ' ');
     }
     printf("\n");
 }

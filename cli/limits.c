@@ -16,8 +16,7 @@ enum {
     READ_BYTES_MIN = 256 << 20,
     FLOP_PASSES = 4,
     FLOP_TASKS_PER_WORKER = 8,
-    FLOP_STEPS = 200000,
-    LANES = 64 // independent chains: enough to hide the latency of multiply and add at any vector width
+    FLOP_STEPS = 200000
 };
 
 struct reading {
@@ -60,8 +59,14 @@ static double read_rate(const moeblock_context *context)
     return best;
 }
 
+// Twelve independent chains hide the latency of multiply and add. As wide as the vectors of level `generic`; named
+// variables, because an array would live in memory.
+typedef float vector __attribute__((vector_size(16)));
+#define CHAINS(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+enum { LANES = 12 * 4 };
+
 struct multiplying {
-    float factor, term;
+    vector factor, term;
     volatile float kept; // keeps the products from being optimised away
 };
 
@@ -69,19 +74,23 @@ static void multiply_task(void *argument, int64_t index, int worker)
 {
     (void)worker;
     struct multiplying *const multiplying = argument;
-    const float factor = multiplying->factor, term = multiplying->term;
-    float lanes[LANES];
-    for (int i = 0; i < LANES; i++) lanes[i] = (float)(index + i);
-    for (int step = 0; step < FLOP_STEPS; step++)
-        for (int i = 0; i < LANES; i++) lanes[i] = lanes[i] * factor + term;
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += lanes[i];
-    if (sum == 0.5f) multiplying->kept = sum; // never: the lanes tend to term / (1 - factor) = 2
+    const vector factor = multiplying->factor, term = multiplying->term;
+    const float first = (float)index;
+#define START(i) vector chain##i = {first + (i), first, 1, 2};
+    CHAINS(START)
+#define STEP(i) chain##i = chain##i * factor + term;
+    for (int step = 0; step < FLOP_STEPS; step++) {
+        CHAINS(STEP)
+    }
+    vector sum = {0};
+#define ADD(i) sum += chain##i;
+    CHAINS(ADD)
+    if (sum[0] == 0.5f) multiplying->kept = sum[0]; // never: the chains tend to term / (1 - factor) = 2
 }
 
 static double flop_rate(const moeblock_context *context)
 {
-    struct multiplying multiplying = {.factor = 0.5f, .term = 1.0f};
+    struct multiplying multiplying = {.factor = {0.5f, 0.5f, 0.5f, 0.5f}, .term = {1, 1, 1, 1}};
     const int64_t tasks = (int64_t)mb_workers(context) * FLOP_TASKS_PER_WORKER;
     double best = 0;
     for (int pass = 0; pass < FLOP_PASSES; pass++) {
