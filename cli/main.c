@@ -47,7 +47,7 @@ static const struct cli_command commands[] = {
      "prints a configuration in full, as moeblock reads it",
      "Prints the description that moeblock makes of CONFIG (a configuration of moeblock, a Hugging Face config.json, "
      "or a folder that holds one), every key with its value.",
-     {"config models/DeepSeek-V3 --layer 3 > deepseek_v3.json", NULL}},
+     {"config models/DeepSeek-V3 --layer 3 > deepseek_v3.json", "config --docs"}},
     {"inspect",
      "PATH",
      1,
