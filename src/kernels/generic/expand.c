@@ -51,31 +51,52 @@ static void expand_bf16(const uint8_t *codes, int64_t values, float *to)
     }
 }
 
-static void expand_fp8(const uint8_t *codes, int64_t values, float *to)
+// Eight codes at a time from one register, so that loads of codes do not compete with look-ups.
+static void expand_fp8(const uint8_t *codes, int64_t lines, float *to)
 {
-    for (int64_t i = 0; i < values; i++) to[i] = e4m3_values[codes[i]];
+    for (int64_t i = 0; i < lines * COLUMNS; i += 8) {
+        uint64_t eight;
+        memcpy(&eight, codes + i, sizeof eight);
+        for (int j = 0; j < 8; j += 2) {
+            const uint64_t low = mb_bits(e4m3_values[eight >> (8 * j) & 255]);
+            const uint64_t high = mb_bits(e4m3_values[eight >> (8 * j + 8) & 255]);
+            const uint64_t pair = low | high << 32;
+            memcpy(to + i + j, &pair, sizeof pair);
+        }
+    }
 }
 
-// Up to a group of lines with the same 16 exponents. A product with 2^(e - 127) is exact and normal for e in [2, 252];
-// other exponents, which no sane checkpoint has, take the integer way.
-static void expand_fp4(const uint8_t *codes, const uint8_t *exponents, int64_t count, float *to)
+// Up to a group of lines with the same 16 exponents, all in [2, 252]: a product with 2^(e - 127) is then exact and
+// normal.
+static void expand_fp4_plain(const uint8_t *codes, const uint8_t *exponents, int64_t lines, float *to)
 {
     float scales[COLUMNS];
+    for (int c = 0; c < COLUMNS; c++) scales[c] = mb_float((uint32_t)exponents[c] << 23);
+    for (int64_t k = 0; k < lines; k++) {
+        uint64_t eight;
+        memcpy(&eight, codes + k * 8, sizeof eight);
+        for (int b = 0; b < 8; b++)
+            memcpy(to + k * COLUMNS + 2 * b, e2m1_values[eight >> (8 * b) & 255], 2 * sizeof(float));
+    }
+    for (int64_t k = 0; k < lines; k++) {
+        for (int c = 0; c < COLUMNS; c += 4) {
+            float *four = to + k * COLUMNS + c;
+            mb_store4(four, mb_load4(four) * mb_load4(scales + c));
+        }
+    }
+}
+
+// Any exponents. No sane checkpoint has those beyond the plain ones.
+static void expand_fp4(const uint8_t *codes, const uint8_t *exponents, int64_t lines, float *to)
+{
     bool plain = true;
-    for (int c = 0; c < COLUMNS; c++) {
-        plain = plain && exponents[c] >= 2 && exponents[c] <= 252;
-        scales[c] = mb_float((uint32_t)exponents[c] << 23);
+    for (int c = 0; c < COLUMNS; c++) plain = plain && exponents[c] >= 2 && exponents[c] <= 252;
+    if (plain) {
+        expand_fp4_plain(codes, exponents, lines, to);
+        return;
     }
-    for (int64_t k = 0; plain && k < count; k++) {
-        float *line = to + k * COLUMNS;
-        for (int b = 0; b < COLUMNS / 2; b++) memcpy(line + 2 * b, e2m1_values[codes[k * 8 + b]], 2 * sizeof(float));
-    }
-    for (int64_t k = 0; plain && k < count; k++) {
-        float *line = to + k * COLUMNS;
-        for (int c = 0; c < COLUMNS; c++) line[c] = line[c] * scales[c];
-    }
-    for (int64_t i = 0; !plain && i < count * COLUMNS; i++) {
-        const uint8_t code = (codes[i / 2] >> (i % 2 * 4)) & 15u;
+    for (int64_t i = 0; i < lines * COLUMNS; i++) {
+        const uint8_t code = (uint8_t)((codes[i / 2] >> (i % 2 * 4)) & 15);
         to[i] = mb_from_fp4(code, exponents[i % COLUMNS]);
     }
 }
@@ -94,7 +115,7 @@ const float *mb_generic_expand(const struct mb_packing *packing, const struct mb
         expand_bf16(codes, count * COLUMNS, to);
         break;
     case MB_PACKED_FP8:
-        expand_fp8(codes, count * COLUMNS, to);
+        expand_fp8(codes, count, to);
         break;
     default:
         for (int64_t k = 0; k < count; k += packing->group) {

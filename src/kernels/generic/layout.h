@@ -5,8 +5,21 @@
 #ifndef MB_KERNELS_GENERIC_LAYOUT_H
 #define MB_KERNELS_GENERIC_LAYOUT_H
 
+#include <string.h>
+
 #include "base/arith.h"
 #include "kernels/kernels.h"
+
+// Four floats: the vector that every machine of this level has.
+typedef float mb_v4 __attribute__((vector_size(16)));
+
+static inline mb_v4 mb_load4(const float *from)
+{
+    mb_v4 v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+static inline void mb_store4(float *to, mb_v4 v) { memcpy(to, &v, sizeof v); }
 
 // A call works on up to ROWS rows at a time, so that a chunk of weights, expanded to float32 once for all of them, and
 // the rows' part of that chunk stay in the first-level cache.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The arithmetic of level `generic`: tiles of a few rows by 16 columns held in registers, every output one chain over
-// ascending k, multiply and add rounded separately. A panel walks K in chunks that are expanded once for all rows.
+// ascending k, multiply and add rounded separately. Three rows fill 16 registers of four floats. A panel walks K in
+// chunks that are expanded once for all rows.
 #include <string.h>
 
 #include "base/float.h"
@@ -8,40 +9,30 @@
 
 enum { COLUMNS = MB_GENERIC_COLUMNS, LANES = 4, VECTORS = COLUMNS / LANES, TILE_ROWS = 3 };
 
-// Four floats: the vector of every machine that this level is built for. The tile below fits 16 such registers.
-typedef float v4f __attribute__((vector_size(16)));
-
-static inline v4f load(const float *from)
-{
-    v4f v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
-
 // `rows` is a constant where this is inlined, so that the sums live in registers.
 static inline __attribute__((always_inline)) void tile(const int rows, const float *weights, int64_t count,
                                                        const float *const *x, const float *scales, float *sums)
 {
-    v4f sum[TILE_ROWS][VECTORS];
+    mb_v4 sum[TILE_ROWS][VECTORS];
     for (int r = 0; r < rows; r++) {
         for (int v = 0; v < VECTORS; v++) {
-            sum[r][v] = scales ? (v4f){0, 0, 0, 0} : load(sums + r * COLUMNS + v * LANES);
+            sum[r][v] = scales ? (mb_v4){0, 0, 0, 0} : mb_load4(sums + r * COLUMNS + v * LANES);
         }
     }
     for (int64_t k = 0; k < count; k++) {
         for (int v = 0; v < VECTORS; v++) {
-            const v4f weight = load(weights + k * COLUMNS + v * LANES);
+            const mb_v4 weight = mb_load4(weights + k * COLUMNS + v * LANES);
             for (int r = 0; r < rows; r++) {
                 const float value = x[r][k];
-                sum[r][v] = sum[r][v] + weight * (v4f){value, value, value, value};
+                sum[r][v] = sum[r][v] + weight * (mb_v4){value, value, value, value};
             }
         }
     }
     for (int r = 0; r < rows; r++) {
         for (int v = 0; v < VECTORS; v++) {
             float *to = sums + r * COLUMNS + v * LANES;
-            if (scales) sum[r][v] = load(to) + load(scales + v * LANES) * sum[r][v];
-            memcpy(to, &sum[r][v], sizeof sum[r][v]);
+            if (scales) sum[r][v] = mb_load4(to) + mb_load4(scales + v * LANES) * sum[r][v];
+            mb_store4(to, sum[r][v]);
         }
     }
 }

@@ -101,7 +101,7 @@ static float weight(const struct mb_packing *packing, const struct layout *layou
     default:
         break;
     }
-    const uint8_t code = (row[k / 2] >> (k % 2 * 4)) & 15u;
+    const uint8_t code = (uint8_t)((row[k / 2] >> (k % 2 * 4)) & 15);
     return mb_from_fp4(code, part[layout->scales + (size_t)(n * layout->groups + k / packing->group)]);
 }
 
