@@ -14,7 +14,7 @@
 #include "weights/checkpoint.h"
 
 // Below this a system call per line costs more than reading as much again for nothing.
-enum { SHORT_LINE_BYTES = 2048, SECTION_ALIGNMENT = 64 };
+enum { SHORT_LINE_BYTES = 8192, SECTION_ALIGNMENT = 64 };
 
 // Where the codes of a rectangle lie, in bytes: lines of `bytes` each.
 struct plan {
