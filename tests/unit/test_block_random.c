@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+// Blocks of random descriptions, formats and inputs: the working path gives the reference's bytes, at levels ref and
+// generic, in both compute types, for some NaN, infinities and denormals too.
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/float.h"
+#include "cmocka.h"
+#include "config/tensors.h"
+#include "moeblock/moeblock.h"
+#include "reference.h"
+
+enum { ROUNDS = 300, TOKENS = 9, MOST_TENSORS = 256, TEXT = 4096 };
+
+static uint64_t random_state = 77;
+
+static uint32_t next_random(uint32_t below)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((random_state >> 33) % below);
+}
+
+static float uniform(void) { return (float)next_random(1u << 20) / (float)(1 << 19) - 1.0f; }
+
+// --- a random description
+// ---------------------------------------------------------------------------------------------
+
+// Members that may stand in an object; each is taken with the chance given, in percent.
+struct member {
+    int chance;
+    const char *text;
+};
+
+static const struct member router_members[] = {
+    {25, "\"select_score\": \"identity\""},
+    {40, "\"score_correction_bias\": true"},
+    {20, "\"linear_bias\": true"},
+    {20, "\"transposed\": true"},
+    {20, "\"logit_scale\": 0.3"},
+    {20, "\"softcap\": 1.5"},
+    {20, "\"input\": \"aux\""},
+    {20, "\"input_norm\": true"},
+    {20, "\"input_scale_vector\": true"},
+    {10, "\"input_scale\": 0"},
+    {30, "\"routed_scaling_factor\": 2.5"},
+    {20, "\"scale_on\": \"output\""},
+    {20, "\"per_expert_scale\": true"},
+    {20, "\"apply_weight\": \"input\""},
+};
+static const char *const scores[] = {"softmax", "sigmoid", "sqrt_softplus", "identity"};
+static const char *const posts[] = {"none", "none", "softmax_k", "sigmoid_k"};
+static const char *const norms[] = {"\"none\"", "\"sum\"", "\"sum\", \"norm_eps\": 1e-20",
+                                    "\"sum_clamped\", \"norm_eps\": 0.2", "\"p_norm\", \"norm_p\": 3"};
+static const char *const groups[] = {
+    "",
+    "",
+    ", \"null_experts\": 3",
+    ", \"null_experts\": 2, \"null_kind\": \"zero\"",
+    ", \"groups\": \"limited\", \"n_group\": 4, \"topk_group\": 2, \"group_score\": \"max\"",
+    ", \"groups\": \"limited\", \"n_group\": 2, \"topk_group\": 1, \"group_score\": \"sum_top2\"",
+    ", \"groups\": \"limited\", \"n_group\": 4, \"topk_group\": 3, \"group_fill\": \"0\"",
+    ", \"groups\": \"per_group\", \"n_group\": 2",
+};
+static const char *const activations[] = {"\"silu\"",
+                                          "\"gelu\"",
+                                          "\"gelu_tanh\"",
+                                          "\"relu\"",
+                                          "\"swiglu_oai\", \"limit\": 1.5",
+                                          "\"silu\", \"clamp\": \"before\", \"limit\": 1",
+                                          "\"silu\", \"clamp\": \"after\", \"limit\": 0.5",
+                                          "\"situ\", \"beta\": 2, \"linear_beta\": 3",
+                                          "\"relu2\", \"gated\": false"};
+static const struct member routed_members[] = {{30, "\"bias\": true"}, {20, "\"output_bias\": true"}};
+static const struct member shared_members[] = {
+    {40, "\"gate\": \"sigmoid\""}, {30, "\"mix\": \"average\""}, {50, "\"parallel_with_moe\": false"}};
+static const struct member latent_members[] = {
+    {30, "\"bias\": true"}, {50, "\"in_norm\": true"}, {50, "\"out_norm\": true"}};
+#define NAMES                                                                                                          \
+    ", \"names\": {\"gate\": \"g\", \"up\": \"u\", \"down\": \"d\", \"gate_bias\": \"gb\", \"up_bias\": \"ub\", "      \
+    "\"down_bias\": \"db\"}}"
+static const char *const storage[] = {
+    "{}",
+    "{\"shared_gate_up\": \"concatenated\"}",
+    "{\"layout\": \"stacked\"" NAMES,
+    "{\"layout\": \"stacked\", \"gate_up\": \"concatenated\"" NAMES,
+    "{\"layout\": \"stacked\", \"gate_up\": \"interleaved\"" NAMES,
+    "{\"layout\": \"stacked\", \"gate_up\": \"interleaved\", \"orientation\": \"input_major\"" NAMES,
+};
+
+#define COUNT(list) (sizeof(list) / sizeof *(list))
+#define ONE_OF(list) ((list)[next_random((uint32_t)COUNT(list))])
+
+static void add(char text[TEXT], const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void add(char text[TEXT], const char *format, ...)
+{
+    const size_t used = strlen(text);
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text + used, TEXT - used, format, list);
+    va_end(list);
+}
+
+static void add_members(char text[TEXT], const struct member *members, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if ((int)next_random(100) < members[i].chance) add(text, ", %s", members[i].text);
+}
+
+// Any width up to `most`; multiples of 32 where MXFP4 asks for them.
+static int width(enum mb_format format, uint32_t most)
+{
+    if (format == MB_FORMAT_MXFP4) return 32 * (1 + (int)next_random(most / 32));
+    return 1 + (int)next_random(most);
+}
+
+static void describe(char text[TEXT], enum mb_format format)
+{
+    text[0] = '\0';
+    add(text, "{\"model\": {\"hidden_size\": %d, \"num_experts\": 8, \"num_experts_per_tok\": %d},", width(format, 192),
+        1 + (int)next_random(4));
+    add(text, "\"router\": {\"type\": \"linear\", \"config\": {\"score\": \"%s\", \"post\": \"%s\", \"norm\": %s%s",
+        ONE_OF(scores), ONE_OF(posts), ONE_OF(norms), ONE_OF(groups));
+    add_members(text, router_members, COUNT(router_members));
+    add(text, "}}, \"experts\": {\"distributed\": {\"intermediate_size\": %d, \"activation\": %s", width(format, 192),
+        ONE_OF(activations));
+    add_members(text, routed_members, COUNT(routed_members));
+    add(text, "}");
+    if (next_random(2)) {
+        add(text, ", \"shared\": {\"intermediate_size\": %d", width(format, 160));
+        add_members(text, shared_members, COUNT(shared_members));
+        add(text, "}");
+    }
+    if (next_random(4) == 0 && !strstr(text, "null_experts")) { // null experts return rows of H, not of the latent
+        add(text, ", \"latent\": {\"size\": %d", width(format, 64));
+        add_members(text, latent_members, COUNT(latent_members));
+        add(text, "}");
+    }
+    add(text, "}, \"weights\": %s}", ONE_OF(storage));
+}
+
+// --- random tensors
+// ---------------------------------------------------------------------------------------------------
+
+static void put(moeblock_dtype dtype, bool scale, void *data, size_t i)
+{
+    const float value = 0.4f * uniform();
+    if (dtype == MOEBLOCK_F32) ((float *)data)[i] = scale ? 0.02f + 0.01f * uniform() : value;
+    if (dtype == MOEBLOCK_F16) ((uint16_t *)data)[i] = mb_to_f16(value);
+    if (dtype == MOEBLOCK_BF16) ((uint16_t *)data)[i] = mb_to_bf16(value);
+    if (dtype == MOEBLOCK_F8_E4M3) ((uint8_t *)data)[i] = mb_to_e4m3(20.0f * value);
+    if (dtype == MOEBLOCK_U8) ((uint8_t *)data)[i] = (uint8_t)(scale ? 120 + next_random(6) : next_random(256));
+}
+
+static size_t make_tensors(const moeblock_config *config, enum mb_format format, moeblock_tensor *tensors)
+{
+    static moeblock_tensor_need needs[MOST_TENSORS];
+    const char *scale_suffix = mb_format_table[format].scale_suffix;
+    size_t n = 0;
+    while (n < MOST_TENSORS && mb_tensor_needed(config, format, 0, (int64_t)n, &needs[n])) {
+        size_t count = 1;
+        for (int d = 0; d < needs[n].rank; d++) count *= (size_t)needs[n].dims[d];
+        const size_t bytes = count * moeblock_dtype_bytes(needs[n].dtype);
+        void *data = malloc(bytes ? bytes : 1);
+        assert_non_null(data);
+        const bool scale = scale_suffix && strstr(needs[n].name, scale_suffix);
+        for (size_t i = 0; i < count; i++) put(needs[n].dtype, scale, data, i);
+        tensors[n] = (moeblock_tensor){
+            .name = needs[n].name, .dtype = needs[n].dtype, .rank = needs[n].rank, .data = data, .bytes = bytes};
+        memcpy(tensors[n].dims, needs[n].dims, sizeof tensors[n].dims);
+        n++;
+    }
+    return n;
+}
+
+static void free_tensors(moeblock_tensor *tensors, size_t n)
+{
+    for (size_t i = 0; i < n; i++) free((void *)(uintptr_t)tensors[i].data);
+}
+
+// --- both paths
+// -------------------------------------------------------------------------------------------------------
+
+struct result {
+    float *y, *weights;
+    int32_t *ids;
+    size_t y_bytes, slot_bytes;
+};
+
+static struct result make_result(const moeblock_config *config)
+{
+    struct result r = {.y_bytes = (size_t)(TOKENS * config->hidden_size) * sizeof(float),
+                       .slot_bytes = (size_t)(TOKENS * config->num_experts_per_tok) * sizeof(float)};
+    r.y = malloc(r.y_bytes);
+    r.weights = malloc(r.slot_bytes);
+    r.ids = malloc(r.slot_bytes);
+    assert_true(r.y && r.weights && r.ids);
+    return r;
+}
+
+static void free_result(struct result *r)
+{
+    free(r->y);
+    free(r->weights);
+    free(r->ids);
+}
+
+static moeblock_array array_of(const moeblock_config *config, float *data)
+{
+    return (moeblock_array){
+        .dtype = MOEBLOCK_F32, .rank = data ? 2 : 0, .dims = {TOKENS, config->hidden_size}, .data = data};
+}
+
+static void run_block(moeblock_context *context, const moeblock_config *config, const moeblock_tensor *tensors,
+                      size_t n, moeblock_compute compute, float *x, float *aux, struct result *out)
+{
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    moeblock_block *block = NULL;
+    moeblock_workspace *workspace = NULL;
+    const moeblock_block_options options = {.struct_size = sizeof options, .compute = compute};
+    const bool wants_aux = config->router.input == MB_INPUT_AUX;
+    const moeblock_forward_input input = {.struct_size = sizeof input,
+                                          .mode = next_random(2) ? MOEBLOCK_PREFILL : MOEBLOCK_DECODE,
+                                          .x = array_of(config, x),
+                                          .aux = array_of(config, wants_aux ? aux : NULL)};
+    const moeblock_forward_output output = {
+        .struct_size = sizeof output, .y = array_of(config, out->y), .ids = out->ids, .weights = out->weights};
+    moeblock_status status = moeblock_block_create(context, config, NULL, &options, &block, &error);
+    if (status == MOEBLOCK_OK) status = moeblock_block_load_weights(block, tensors, n, &error);
+    if (status == MOEBLOCK_OK) status = moeblock_workspace_create(block, TOKENS, NULL, 0, &workspace, &error);
+    if (status == MOEBLOCK_OK) status = moeblock_block_forward(block, workspace, &input, &output, &error);
+    if (status != MOEBLOCK_OK) fail_msg("%s", error.message);
+    moeblock_workspace_destroy(&workspace);
+    moeblock_block_destroy(&block);
+}
+
+static void run_reference(moeblock_context *context, const moeblock_config *config, const moeblock_tensor *tensors,
+                          size_t n, moeblock_compute compute, const float *x, const float *aux, struct result *out)
+{
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    moeblock_weights *weights = NULL;
+    moeblock_status status = moeblock_weights_from_tensors(context, tensors, n, &weights, &error);
+    if (status == MOEBLOCK_OK)
+        status =
+            mb_reference(context, config, weights, 0, compute, x, aux, TOKENS, out->y, out->ids, out->weights, &error);
+    if (status != MOEBLOCK_OK) fail_msg("reference: %s", error.message);
+    moeblock_weights_destroy(&weights);
+}
+
+static void fill_input(float *x, size_t count, bool wild)
+{
+    static const float special[] = {NAN, INFINITY, -INFINITY, 3e38f, 1e-40f, -0.0f};
+    for (size_t i = 0; i < count; i++) x[i] = uniform();
+    for (int i = 0; wild && i < 4; i++) x[next_random((uint32_t)count)] = special[next_random(6)];
+}
+
+// Whether the description is a valid one; then all levels and compute types were compared.
+static bool compare(const char *text, enum mb_format format, bool wild)
+{
+    static float x[TOKENS * 192], aux[TOKENS * 192];
+    static const char *const levels[] = {"ref", "generic"};
+    moeblock_tensor tensors[MOST_TENSORS];
+    bool valid = false;
+    for (int i = 0; i < 2; i++) {
+        moeblock_context *context = NULL;
+        moeblock_config *config = NULL;
+        const moeblock_context_options options = {
+            .struct_size = sizeof options, .threads = i + 1, .cpu_level = levels[i]};
+        assert_int_equal(moeblock_context_create(&options, &context, NULL), MOEBLOCK_OK);
+        valid = moeblock_config_parse(context, text, strlen(text), "random", NULL, &config, NULL) == MOEBLOCK_OK;
+        if (valid) {
+            const size_t n = make_tensors(config, format, tensors);
+            struct result expected = make_result(config), found = make_result(config);
+            fill_input(x, (size_t)(TOKENS * config->hidden_size), wild);
+            fill_input(aux, (size_t)(TOKENS * config->hidden_size), wild);
+            const moeblock_compute compute = next_random(2) ? MOEBLOCK_COMPUTE_BF16 : MOEBLOCK_COMPUTE_F32;
+            run_reference(context, config, tensors, n, compute, x, aux, &expected);
+            run_block(context, config, tensors, n, compute, x, aux, &found);
+            const char *what = memcmp(found.ids, expected.ids, found.slot_bytes)           ? "ids"
+                               : memcmp(found.weights, expected.weights, found.slot_bytes) ? "weights"
+                               : memcmp(found.y, expected.y, found.y_bytes)                ? "y"
+                                                                                           : NULL;
+            if (what)
+                fail_msg("level %s, %s weights, %s compute: %s differ for %s", levels[i], mb_format_table[format].name,
+                         compute == MOEBLOCK_COMPUTE_F32 ? "f32" : "bf16", what, text);
+            free_result(&expected);
+            free_result(&found);
+            free_tensors(tensors, n);
+        }
+        moeblock_config_destroy(&config);
+        moeblock_context_destroy(&context);
+    }
+    return valid;
+}
+
+static void random_blocks(void **state)
+{
+    (void)state;
+    static char text[TEXT];
+    int valid = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        const enum mb_format format = (enum mb_format)next_random(MB_FORMATS);
+        describe(text, format);
+        valid += compare(text, format, round % 4 == 3);
+    }
+    print_message("%d of %d descriptions were valid\n", valid, ROUNDS);
+    assert_true(valid >= ROUNDS * 3 / 4);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_blocks)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
