@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A router of one's own, selected from JSON by name: token t goes to the experts t * stride, t * stride + 1, ... with
 // equal weights. It reads its stride from router.config and needs no tensors.
-//   custom_router FOLDER   (a Mixtral-like folder; only its expert weights are used)
+//   custom_router FOLDER [LAYER]   (only the expert weights are used)
 #include <moeblock/moeblock.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,8 +44,9 @@ static const moeblock_router_class round_robin = {
 
 int main(int argc, char **argv)
 {
-    moeblock_error error = {MOEBLOCK_OK, "usage: custom_router FOLDER"};
-    moeblock_config_options options = {.struct_size = sizeof options, .layer = -1, .weights_path = argv[argc > 1]};
+    moeblock_error error = {MOEBLOCK_OK, "usage: custom_router FOLDER [LAYER]"};
+    moeblock_config_options options = {
+        .struct_size = sizeof options, .layer = argc > 2 ? atoll(argv[2]) : -1, .weights_path = argv[argc > 1]};
     moeblock_context *context = NULL;
     moeblock_config *config = NULL;
     moeblock_block *block = NULL;

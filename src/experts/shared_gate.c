@@ -61,8 +61,8 @@ size_t mb_shared_gate_scratch_bytes(const struct mb_shared_sigmoid *gate, int64_
     return mb_round_up((size_t)m * sizeof(void *), 64) + gate->context->kernels->scratch_bytes(&gate->packing, m);
 }
 
-void mb_shared_gate_apply(const struct mb_shared_sigmoid *gate, const float *x, int64_t x_stride, int64_t m, float *gates,
-                          void *scratch)
+void mb_shared_gate_apply(const struct mb_shared_sigmoid *gate, const float *x, int64_t x_stride, int64_t m,
+                          float *gates, void *scratch)
 {
     const void **rows = scratch;
     for (int64_t i = 0; i < m; i++) rows[i] = x + i * x_stride;

@@ -13,7 +13,7 @@ moeblock_status mb_shared_gate_load(moeblock_context *context, const moeblock_co
 void mb_shared_gate_destroy(struct mb_shared_sigmoid *gate);
 size_t mb_shared_gate_scratch_bytes(const struct mb_shared_sigmoid *gate, int64_t m);
 // gates[i] from row x + i * x_stride; m at most what the scratch was asked for.
-void mb_shared_gate_apply(const struct mb_shared_sigmoid *gate, const float *x, int64_t x_stride, int64_t m, float *gates,
-                          void *scratch);
+void mb_shared_gate_apply(const struct mb_shared_sigmoid *gate, const float *x, int64_t x_stride, int64_t m,
+                          float *gates, void *scratch);
 
 #endif

@@ -50,9 +50,9 @@ void golden_open(const char *name, struct golden_case *out)
     snprintf(out->folder, sizeof out->folder, MOEBLOCK_SOURCE_DIR "/tests/golden/%s", name);
     char path[1024];
     snprintf(path, sizeof path, "%s/case.json", out->folder);
-    char *text;
-    size_t bytes;
-    json_t *root;
+    char *text = NULL;
+    size_t bytes = 0;
+    json_t *root = NULL;
     moeblock_error error;
     const struct mb_json_options options = {.invalid = MOEBLOCK_INVALID_FILE};
     if (mb_file_read_text(&mb_default_allocator, path, 1 << 20, &text, &bytes, &error) != MOEBLOCK_OK ||
