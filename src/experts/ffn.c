@@ -12,7 +12,7 @@
 #include "experts/expert.h"
 
 // Stored bytes of one piece of packing. Staging also holds the converted codes, so that it stays within twice this.
-enum { PIECE_BYTES = 4 << 20 };
+enum { PIECE_BYTES = 2 << 20 };
 
 static moeblock_status create(void *user, const moeblock_expert_build *build, void **out, moeblock_error *error)
 {
