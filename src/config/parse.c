@@ -56,6 +56,17 @@ static moeblock_status unknown_key(const struct place *at, moeblock_error *error
     return fail_at(at, error, message);
 }
 
+// A key that could be mistaken for a path, or be no part of one.
+static moeblock_status impossible_key(const struct place *at, const char *key, moeblock_error *error)
+{
+    char message[3 * MB_PATH_TEXT];
+    const char *fault = strchr(key, '.') ? "has a dot in its name; write nested objects"
+                        : key[0]         ? "is too long"
+                                         : "is empty";
+    snprintf(message, sizeof message, "key \"%.64s\"%s%s %s", key, at->path[0] ? " in " : "", at->path, fault);
+    return fail_at(at, error, message);
+}
+
 static const char *nearest_choice(int row, const char *name)
 {
     const char *kinds[ACTIVATIONS_MAX + 1] = {NULL};
@@ -177,10 +188,12 @@ static moeblock_status walk(struct place *at, json_t *object, moeblock_error *er
     json_t *value;
     json_object_foreach(object, key, value)
     {
-        const int written =
-            snprintf(at->path + length, sizeof at->path - length, "%s%s", length && key[0] ? "." : "", key);
-        if (written < 0 || (size_t)written >= sizeof at->path - length || strchr(key, '.') || !key[0])
-            return unknown_key(at, error);
+        const char *dot = length ? "." : "";
+        const int written = snprintf(at->path + length, sizeof at->path - length, "%s%s", dot, key);
+        if (written < 0 || (size_t)written >= sizeof at->path - length || !key[0] || strchr(key, '.')) {
+            at->path[length] = 0;
+            return impossible_key(at, key, error);
+        }
         MB_TRY(walk_value(at, value, error));
         at->path[length] = 0;
     }

@@ -186,8 +186,8 @@ const struct mb_schema_row mb_schema[] = {
     {BOOL("experts.distributed.enabled", routed_enabled), .fallback = "true",
      .help = "Whether the routed experts run. experts.distributed may be true or false instead of an object.",
      .aliases = ALSO("experts.distributed")},
-    {INT("experts.distributed.intermediate_size", routed.intermediate_size, 1, WIDTH_MAX), .required = true,
-     .matters = routed, .help = "I, the width inside a routed expert.",
+    {INT("experts.distributed.intermediate_size", routed.intermediate_size, 0, WIDTH_MAX), .required = true,
+     .matters = routed, .help = "I, the width inside a routed expert. 0 only for a registered kind that has no inner phase.",
      .aliases = ALSO("model.moe_intermediate_size", "experts.intermediate_size")},
     {KIND("experts.distributed.activation", routed.activation.kind), .fallback = "\"silu\"", .matters = routed,
      .help = "swiglu (silu is the same), clamped_swiglu (swiglu_oai), gelu, gelu_tanh, relu, relu2, situ or identity. "
