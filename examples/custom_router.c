@@ -45,8 +45,9 @@ static const moeblock_router_class round_robin = {
 int main(int argc, char **argv)
 {
     moeblock_error error = {MOEBLOCK_OK, "usage: custom_router FOLDER [LAYER]"};
-    moeblock_config_options options = {
-        .struct_size = sizeof options, .layer = argc > 2 ? atoll(argv[2]) : -1, .weights_path = argv[argc > 1]};
+    moeblock_config_options options = {.struct_size = sizeof options,
+                                       .layer = argc > 2 ? atoll(argv[2]) : -1,
+                                       .weights_path = argc > 1 ? argv[1] : NULL};
     moeblock_context *context = NULL;
     moeblock_config *config = NULL;
     moeblock_block *block = NULL;

@@ -186,7 +186,7 @@ moeblock_status moeblock_register_router(moeblock_context *context, const char *
     if (!own.need) own.need = need_no_tensor;
     if (!own.load) own.load = load_nothing;
     if (!own.scratch_bytes) own.scratch_bytes = no_bytes;
-    if (!own.logits) own.width = width_zero;
+    if (!own.width) own.width = width_zero;
     return mb_register(context, MB_ROUTER_KIND, name, &own, sizeof own, user, error);
 }
 

@@ -147,8 +147,7 @@ static moeblock_status check_experts(const struct mb_reader *reader, moeblock_er
     if (!c->routed_enabled && !c->shared_enabled)
         FAIL_AT(c->routed_enabled, "experts.distributed.enabled and experts.shared.enabled are both false: nothing is "
                                    "left to compute");
-    const bool built_in = !strcmp(c->expert_type, "distributed") || !strcmp(c->expert_type, "throughput");
-    if (c->routed_enabled && built_in && !c->routed.intermediate_size)
+    if (c->routed_enabled && mb_expert_is_builtin(c->expert_type) && !c->routed.intermediate_size)
         FAIL_AT(c->routed.intermediate_size, "experts.distributed.intermediate_size is 0, expected 1 or more unless "
                                              "experts.type names a registered kind");
     if (c->routed_enabled) MB_TRY(check_ffn(reader, &c->routed, "experts.distributed", error));
