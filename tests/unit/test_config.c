@@ -547,6 +547,78 @@ static void test_arguments(void **state)
                      MOEBLOCK_INVALID_CONFIG);
 }
 
+// A file of ours above 1 MiB, even of comments alone.
+static void test_limit(void **state)
+{
+    (void)state;
+    const size_t bytes = (1 << 20) + 64;
+    char *text = malloc(bytes);
+    moeblock_config *config = NULL;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    memset(text, ' ', bytes);
+    memcpy(text, "{}", 2);
+    assert_int_equal(moeblock_config_parse(context, text, bytes, "t.json", NULL, &config, &error), MOEBLOCK_LIMIT);
+    assert_string_equal(error.message, "t.json: the file has 1048640 bytes, expected at most 1048576");
+    free(text);
+}
+
+// Memory that runs out at the n-th call, then at the next one, until there is enough.
+struct short_memory {
+    int calls, fails_at, live;
+};
+
+static void *short_allocate(void *user, size_t bytes, size_t alignment)
+{
+    struct short_memory *memory = user;
+    void *out = NULL;
+    if (memory->fails_at && ++memory->calls == memory->fails_at) return NULL;
+    if (posix_memalign(&out, alignment < sizeof out ? sizeof out : alignment, bytes ? bytes : 1)) return NULL;
+    memory->live++;
+    return out;
+}
+
+static void short_release(void *user, void *memory, size_t bytes)
+{
+    (void)bytes;
+    if (memory) ((struct short_memory *)user)->live--;
+    free(memory);
+}
+
+static void test_memory(void **state)
+{
+    (void)state;
+    struct short_memory memory = {0};
+    const moeblock_allocator allocator = {&memory, short_allocate, short_release};
+    const moeblock_context_options context_options = {
+        .struct_size = sizeof context_options, .threads = 1, .allocator = &allocator};
+    const char *const sets[] = {"router.config.n_group=2"};
+    const moeblock_config_options options = {
+        .struct_size = sizeof options, .layer = -1, .weights_path = GOLDEN "deepseek_v3-bf16", .set = sets, .n_set = 1};
+    moeblock_context *small = NULL;
+    moeblock_config *config = NULL;
+    assert_int_equal(moeblock_context_create(&context_options, &small, NULL), MOEBLOCK_OK);
+    const int live = memory.live;
+    const char *text = "{\"router\":{\"config\":{\"topk_group\":1}}}";
+    moeblock_status status = MOEBLOCK_OUT_OF_MEMORY;
+    for (int n = 1; status != MOEBLOCK_OK; n++) {
+        moeblock_error error = {MOEBLOCK_OK, ""};
+        memory.calls = 0;
+        memory.fails_at = n;
+        status = moeblock_config_parse(small, text, strlen(text), "t.json", &options, &config, &error);
+        if (status == MOEBLOCK_OK) break;
+        assert_int_equal(status, MOEBLOCK_OUT_OF_MEMORY);
+        assert_true(error.message[0] != 0);
+        assert_null(config);
+        assert_int_equal(memory.live, live);
+        assert_true(n < 100);
+    }
+    assert_true(memory.calls > 5);
+    moeblock_config_destroy(&config);
+    assert_int_equal(memory.live, live);
+    moeblock_context_destroy(&small);
+    assert_int_equal(memory.live, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -563,6 +635,8 @@ int main(void)
         cmocka_unit_test(test_print),
         cmocka_unit_test(test_outside_kinds),
         cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, make_context, drop_context);
 }
