@@ -157,6 +157,11 @@ static moeblock_status check_experts(const struct mb_reader *reader, moeblock_er
                 c->latent_bias      ? "bias"
                 : c->latent_in_norm ? "in_norm"
                                     : "out_norm");
+    if (c->latent_size && c->router.null_experts && c->router.null_kind == MB_NULL_IDENTITY)
+        FAIL_AT(c->router.null_experts,
+                "router.config.null_experts return x itself, but experts.latent.size is %" PRId64
+                " and the routed sum is that narrow; use one or the other",
+                c->latent_size);
     if (c->mix == MB_MIX_AVERAGE && !c->shared_enabled)
         FAIL_AT(c->mix, "experts.shared.mix is \"average\" but experts.shared.enabled is false");
     return MOEBLOCK_OK;
