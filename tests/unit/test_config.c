@@ -382,6 +382,9 @@ static void test_rules(void **state)
          "3: experts.distributed.enabled and experts.shared.enabled are both false: nothing is left to compute"},
         {WITH("", "", ",\"latent\":{\"in_norm\":true}"),
          "experts.latent.in_norm is true but experts.latent.size is 0; give a size"},
+        {WITH("\"null_experts\":1", "", ",\"latent\":{\"size\":16}"),
+         "2: router.config.null_experts return x itself, but experts.latent.size is 16 and the routed sum is that "
+         "narrow; use one or the other"},
         {WITH("", "", ",\"shared\":{\"mix\":\"average\"}"),
          "3: experts.shared.mix is \"average\" but experts.shared.enabled is false"},
         {WITH("", "", ",\"shared\":{\"enabled\":true}"),

@@ -247,10 +247,10 @@ static void test_layouts(void **state)
 static void test_others(void **state)
 {
     (void)state;
-    moeblock_config *config =
-        parse("\"distributed\":{\"intermediate_size\":96},\"latent\":{\"size\":32},"
-              "\"shared\":{\"intermediate_size\":64,\"gate\":\"sigmoid\"}",
-              "\"config\":{\"transposed\":true,\"null_experts\":2}", "\"shared_gate_up\":\"concatenated\"");
+    moeblock_config *config = parse("\"distributed\":{\"intermediate_size\":96},\"latent\":{\"size\":32},"
+                                    "\"shared\":{\"intermediate_size\":64,\"gate\":\"sigmoid\"}",
+                                    "\"config\":{\"transposed\":true,\"null_experts\":2,\"null_kind\":\"zero\"}",
+                                    "\"shared_gate_up\":\"concatenated\"");
     const struct expected in_format[] = {
         {MB_PROJ_GATE, MB_ROLE_GATE, INNER, LATENT, 1, 0, false, false, false},
         {MB_PROJ_DOWN, MB_ROLE_DOWN, LATENT, INNER, 1, 0, false, false, false},
