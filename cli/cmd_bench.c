@@ -144,14 +144,19 @@ static int fit_memory(struct cli_session *session, struct bench *bench, enum mb_
 static int make_weights(struct cli_session *session, struct bench *bench, struct bench_weights *made)
 {
     const struct cli_args *const args = bench->args;
+    const bool named = strcmp(session->config->format, "auto") != 0;
+    char name[sizeof session->config->format];
+    snprintf(name, sizeof name, "%s", args->format ? args->format : named ? session->config->format : "bf16");
+    const int found = mb_format_find(name);
+    if (found < 0) return cli_fail(CLI_BAD_CONFIG, "weights.format is '%s', which cannot be made up", name);
     moeblock_config_shape shape = {0};
     moeblock_config_get_shape(session->config, &shape);
     const int64_t layer = shape.layer >= 0 ? shape.layer : 0;
-    const enum mb_format format = (enum mb_format)mb_format_find(args->format);
     bench->source = "made up";
-    session->config->weight_path[0] = '\0';
-    const int code = fit_memory(session, bench, format, layer);
-    return code ? code : bench_weights_make(session, format, layer, (uint64_t)args->seed, made);
+    const int code = fit_memory(session, bench, (enum mb_format)found, layer);
+    if (code) return code;
+    cli_expect_format(session->config, name);
+    return bench_weights_make(session, (enum mb_format)found, layer, (uint64_t)args->seed, made);
 }
 
 static int time_threads(struct cli_session *session, struct bench *bench, int threads, struct bench_weights *made)

@@ -39,9 +39,7 @@ static void describe_checkpoint(moeblock_config *config, int64_t layer, const ch
     mb_config_mark(config, &config->layer_index, MB_FROM_FILE);
     config->weight_path[0] = '\0';
     mb_config_mark(config, &config->weight_path, MB_FROM_NOWHERE);
-    if (strcmp(config->format, "auto") == 0) return;
-    snprintf(config->format, sizeof config->format, "%s", format);
-    mb_config_mark(config, &config->format, MB_FROM_FILE);
+    cli_expect_format(config, format);
 }
 
 static void report(const struct synth_plan *plan, const struct cli_args *args, double seconds)

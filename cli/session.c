@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "cli/exit.h"
 #include "cli/progress.h"
+#include "config/schema.h"
 
 static void print_log(void *user, const char *line)
 {
@@ -118,6 +119,13 @@ int cli_make_block(struct cli_session *session, const struct cli_args *args)
         MOEBLOCK_OK)
         return CLI_OK;
     return cli_fail_status(CLI_ABOUT_CONFIG, &session->error);
+}
+
+void cli_expect_format(moeblock_config *config, const char *format)
+{
+    if (strcmp(config->format, "auto") == 0) return;
+    snprintf(config->format, sizeof config->format, "%s", format);
+    mb_config_mark(config, &config->format, MB_FROM_FILE);
 }
 
 static int show_progress(void *user, uint64_t done, uint64_t total)

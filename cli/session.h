@@ -29,6 +29,8 @@ int cli_open_config(struct cli_session *session, const struct cli_args *args, co
 int cli_find_weights(struct cli_session *session, const struct cli_args *args);
 int cli_open_weights(struct cli_session *session, const char *path);
 int cli_make_block(struct cli_session *session, const struct cli_args *args);
+// Weights of this format are expected, where the configuration names one.
+void cli_expect_format(moeblock_config *config, const char *format);
 // Loads session->weights into the block, with progress.
 int cli_load(struct cli_session *session, const struct cli_args *args);
 void cli_close(struct cli_session *session);
