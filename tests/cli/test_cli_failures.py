@@ -220,7 +220,7 @@ class Interruptions(Case):
                 self.succeed(*start, "--seed", "1")
         code = self.interrupt(start[:-1] + [self.path("fresh"), "--seed", "2"], 0.3 * whole, signal.SIGTERM)
         if code and os.path.isdir(self.path("fresh")):
-            self.assertIn(os.listdir(self.path("fresh")), ([], sorted(new)))
+            self.assertIn(sorted(os.listdir(self.path("fresh"))), ([], sorted(new)))
 
     def test_run(self):
         whole = self.time_of(self.run_arguments(output=self.path("z.npy")))
