@@ -112,6 +112,8 @@ static void free_layer(struct layer *layer)
 
 #define ROUTED(more) "\"distributed\": {\"intermediate_size\": 96, \"activation\": \"swiglu\"" more "}"
 
+#define PLAIN_JSON "\"distributed\": {\"intermediate_size\": 96, \"activation\": \"relu2\", \"gated\": false}"
+
 struct range {
     int64_t e0, e1, i0, i1, h0, h1;
 };
@@ -273,9 +275,7 @@ static void test_formats(void **state)
 {
     (void)state;
     static const char *const formats[] = {"f32", "f16", "bf16", "fp8", "mxfp4"};
-    static const char *const kinds[] = {ROUTED(""), ROUTED(", \"bias\": true"),
-                                        "\"distributed\": {\"intermediate_size\": 96, \"activation\": \"relu2\", "
-                                        "\"gated\": false}"};
+    static const char *const kinds[] = {ROUTED(""), ROUTED(", \"bias\": true"), PLAIN_JSON};
     for (int f = 0; f < 5; f++) {
         for (int kind = 0; kind < 3; kind++) {
             for (int compute = MOEBLOCK_COMPUTE_F32; compute <= MOEBLOCK_COMPUTE_BF16; compute++) {
