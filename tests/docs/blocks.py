@@ -141,11 +141,12 @@ class Page:
             raise Failed(f"line {block.line}: {block.file()} does not compile:\n{done.stderr}")
 
     def run(self, block):
-        done = subprocess.run(["sh", "-e"], input=block.text, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        done = subprocess.run(["sh", "-e"], input=block.text, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               cwd=self.folder, env=self.environment, check=False, timeout=300)
         self.printed = done.stdout
         if done.returncode:
-            raise Failed(f"line {block.line}: status {done.returncode} from\n{block.text}\nthat printed\n{done.stdout}")
+            raise Failed(f"line {block.line}: status {done.returncode} of\n{block.text}\nthat printed\n{done.stdout}")
 
     def compare(self, block):
         if self.printed is None:
@@ -172,7 +173,7 @@ def run_page(name, needed):
         kinds = [block.language for block in live]
         few = [f"{kinds.count(kind)} {kind}" for kind, least in needed if kinds.count(kind) < least]
         if few or not live:
-            raise Failed(f"only {', '.join(few) or 0} blocks are marked to be run; tests/docs/blocks.py explains the marks")
+            raise Failed(f"only {', '.join(few) or 0} blocks are marked to be run; blocks.py explains the marks")
         page = Page(folder)
         for block in live:
             page.act(block)
