@@ -531,6 +531,35 @@ static void an_expert_that_is_never_used(void **state)
     }
 }
 
+// Experts whose logits are NaN stand below all others, -infinity included: they are chosen only when k asks for them.
+static void nan_logits_rank_last(void **state)
+{
+    (void)state;
+    enum { TOKENS = 9, EXPERTS = 7 };
+    const char *levels[LEVELS_MOST];
+    const int level_count = usable_levels(levels);
+    for (int i = 0; i < level_count * EXPERTS; i++) {
+        const int nans = i % EXPERTS;
+        struct tiny_block tiny;
+        uint64_t random = 14;
+        tiny_make(&tiny, biased, &(struct tiny_settings){.level = levels[i / EXPERTS], .format = MB_FORMAT_F32});
+        for (int e = 0; e < EXPERTS; e++) set_bias(&tiny, e, e < nans ? NAN : e % 2 ? -INFINITY : 0.0f);
+        tiny_load(&tiny, MOEBLOCK_COMPUTE_F32, TOKENS);
+        float *x = tiny_values(&random, TOKENS * tiny.hidden);
+        struct tiny_result result = tiny_result_make(&tiny, TOKENS);
+        tiny_forward(&tiny, x, TOKENS, &result, NULL);
+        check_ids(&tiny, result.ids, TOKENS, EXPERTS);
+        for (int64_t t = 0; t < TOKENS; t++) {
+            int chosen = 0;
+            for (int j = 0; j < 2; j++) chosen += result.ids[2 * t + j] < nans;
+            assert_int_equal(chosen, EXPERTS - nans >= 2 ? 0 : 2 - (EXPERTS - nans));
+        }
+        tiny_result_free(&result);
+        free(x);
+        tiny_free(&tiny);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -543,6 +572,7 @@ int main(void)
         cmocka_unit_test(ties_go_to_the_lowest_ids),
         cmocka_unit_test(all_tokens_to_two_experts),
         cmocka_unit_test(an_expert_that_is_never_used),
+        cmocka_unit_test(nan_logits_rank_last),
     };
     return cmocka_run_group_tests_name("tokens", tests, NULL, NULL);
 }
