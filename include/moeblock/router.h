@@ -20,8 +20,9 @@ typedef struct moeblock_router_build {
     int64_t hidden, experts, top_k;
 } moeblock_router_build;
 
-// A run of tokens to route. x is float32 [tokens, hidden] with x_stride floats from row to row; aux, token_ids and
-// token_types are NULL when the caller gave none, else they start at the same token as x.
+// A run of tokens to route. x is float32 [tokens, hidden] with x_stride floats from row to row; token_ids and
+// token_types are NULL when the caller gave none, else they start at the same token as x. aux, the second tensor, is
+// there when router.config.input is "aux" and NULL otherwise.
 typedef struct moeblock_router_input {
     uint32_t struct_size;
     int64_t tokens;

@@ -132,9 +132,9 @@ static bool is_object_path(const char *path)
 // Keys under router.config that the block itself obeys, whatever the router: they are read for an outside type too.
 static bool block_obeys(int row)
 {
-    static const char *const paths[] = {"router.config.routed_scaling_factor", "router.config.scale_on",
-                                        "router.config.null_experts", "router.config.null_kind",
-                                        "router.config.apply_weight"};
+    static const char *const paths[] = {"router.config.input",     "router.config.routed_scaling_factor",
+                                        "router.config.scale_on",  "router.config.null_experts",
+                                        "router.config.null_kind", "router.config.apply_weight"};
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
         if (!strcmp(mb_schema[row].path, paths[i])) return true;
     return !strncmp(mb_schema[row].path, "model.", 6);

@@ -4,9 +4,11 @@
 #define MB_BACKEND_CPU_CPU_H
 
 #include "backend/backend.h"
+#include "base/arith.h"
 
 // Columns that one task of the routed or shared experts computes, and tokens of one token-wise task.
 enum { MB_TASK_COLUMNS = 64, MB_TASK_TOKENS = 16 };
+enum { MB_WIDEST_ROW = 1 << 20 }; // largest hidden or intermediate size of a configuration
 
 // One row for one expert, in the order expert, then row.
 struct mb_slot {
@@ -72,6 +74,14 @@ struct mb_buffers {
     size_t scratch_bytes;  // per worker
     char *scratch;         // [workers][scratch_bytes]
 };
+
+// Columns of a task of a kind that splits: at least MB_TASK_COLUMNS, in whole granules. An outside kind's granule may
+// be any number; beyond the widest row it means whole rows.
+static inline int64_t mb_task_columns(const moeblock_expert_class *kind, const void *self)
+{
+    const int64_t granule = mb_min(mb_max(kind->granule(self), 1), MB_WIDEST_ROW);
+    return mb_ceil_div(MB_TASK_COLUMNS, granule) * granule;
+}
 
 static inline struct mb_buffers *mb_buffers_of(const struct mb_run *run) { return run->workspace->buffers; }
 

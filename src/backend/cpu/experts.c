@@ -44,12 +44,6 @@ static int64_t list_columns(struct mb_item *items, int64_t n, bool shared, int64
     return n;
 }
 
-static int64_t task_columns(const moeblock_expert_class *kind, const void *self)
-{
-    const int64_t granule = kind->granule(self);
-    return mb_ceil_div(MB_TASK_COLUMNS, granule) * granule;
-}
-
 static int64_t list_routed(struct mb_run *run, int64_t n)
 {
     const struct mb_share *share = &run->block->share;
@@ -60,7 +54,7 @@ static int64_t list_routed(struct mb_run *run, int64_t n)
         if (b->expert_begin[e - share->e0] == b->expert_begin[e - share->e0 + 1]) continue;
         run->active_experts++;
         n = kind->splits
-                ? list_columns(b->items, n, false, e, share->i0, share->i1, task_columns(kind, run->set->routed))
+                ? list_columns(b->items, n, false, e, share->i0, share->i1, mb_task_columns(kind, run->set->routed))
                 : list_columns(b->items, n, false, e, 0, inner, mb_max(inner, 1));
     }
     return n;
@@ -70,7 +64,7 @@ static int64_t list_shared(struct mb_run *run, int64_t n)
 {
     const struct mb_share *share = &run->block->share;
     return list_columns(mb_buffers_of(run)->items, n, true, 0, share->s0, share->s1,
-                        task_columns(shared_of(run), run->set->shared));
+                        mb_task_columns(shared_of(run), run->set->shared));
 }
 
 // Where inner writes: straight to whole rows, or to this rank's part when columns are gathered afterwards.
@@ -224,11 +218,11 @@ static int64_t list_outer(struct mb_run *run, bool routed, bool shared)
     int64_t n = 0;
     if (routed) {
         const moeblock_expert_class *kind = routed_of(run);
-        const int64_t step = kind->splits ? task_columns(kind, run->set->routed) : mb_max(share->d1 - share->d0, 1);
+        const int64_t step = kind->splits ? mb_task_columns(kind, run->set->routed) : mb_max(share->d1 - share->d0, 1);
         n = list_columns(items, n, false, 0, share->d0, share->d1, step);
     }
     if (shared)
-        n = list_columns(items, n, true, 0, share->h0, share->h1, task_columns(shared_of(run), run->set->shared));
+        n = list_columns(items, n, true, 0, share->h0, share->h1, mb_task_columns(shared_of(run), run->set->shared));
     return n;
 }
 

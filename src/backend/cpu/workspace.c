@@ -120,11 +120,15 @@ static void take_shared(struct cursor *c, struct mb_buffers *b, const moeblock_b
     b->shared = take(c, n * (share->h1 - share->h0), sizeof(float));
 }
 
+// The longer of the two work lists: inner has columns of every expert, outer those of the output.
 static int64_t items_most(const moeblock_block *block)
 {
     const struct mb_share *share = &block->share;
     const int64_t routed = (share->e1 - share->e0) * (mb_ceil_div(share->i1 - share->i0, MB_TASK_COLUMNS) + 1);
-    return routed + mb_ceil_div(share->s1 - share->s0, MB_TASK_COLUMNS) + 1;
+    const int64_t inner = routed + mb_ceil_div(share->s1 - share->s0, MB_TASK_COLUMNS) + 1;
+    const int64_t outer =
+        mb_ceil_div(share->d1 - share->d0, MB_TASK_COLUMNS) + mb_ceil_div(share->h1 - share->h0, MB_TASK_COLUMNS);
+    return mb_max(inner, mb_max(outer, 2));
 }
 
 // What one worker needs at a time: a kernel's scratch and, beside it, a tile of outputs.
@@ -135,7 +139,8 @@ static size_t scratch_of_worker(const moeblock_block *block, int64_t n)
     size_t most = 0;
     if (set->routed) {
         const moeblock_expert_class *kind = block->routed_kind->class_copy;
-        const int64_t width = kind->splits ? MB_TASK_COLUMNS : block->routed_width;
+        const int64_t own = block->share.d1 - block->share.d0;
+        const int64_t width = kind->splits ? mb_min(own, mb_task_columns(kind, set->routed)) : block->routed_width;
         const size_t need = kind->scratch_bytes(set->routed, rows) + (size_t)(rows * width) * sizeof(float) + 128;
         most = need > most ? need : most;
     }
