@@ -129,13 +129,15 @@ static moeblock_status plan(struct ffn *self, moeblock_error *error)
         }
         *packing = wanted;
     }
+    self->paired = self->config->gated && mb_matrix_interleaved(&firsts[0], &firsts[1]);
     self->items_per_expert = 0;
     for (int i = 0; i < self->projection_count; i++) {
         struct projection *p = &self->projections[i];
-        p->pieces =
-            mb_matrix_pieces(&firsts[i], p->outer ? &self->outer : &self->inner, self->kernels->granule, PIECE_BYTES);
-        p->pieces = mb_max(p->pieces, 1); // the first piece also reads the bias
-        self->items_per_expert += p->pieces;
+        p->pieces = self->paired && p->part ? 0
+                                            : mb_matrix_pieces(&firsts[i], p->outer ? &self->outer : &self->inner,
+                                                               self->kernels->granule, PIECE_BYTES);
+        p->items = mb_max(p->pieces, 1); // the first item also reads the bias
+        self->items_per_expert += p->items;
     }
     return MOEBLOCK_OK;
 }
@@ -206,6 +208,7 @@ static moeblock_status pack_piece(const struct ffn *self, const struct projectio
 {
     const moeblock_allocator *allocator = &self->build.context->allocator;
     const struct mb_packing *packing = projection->outer ? &self->outer : &self->inner;
+    const bool both = self->paired && !projection->outer; // gate rows bring the up rows between them
     struct mb_matrix matrix;
     MB_TRY(find(self, projection, expert, &matrix, error));
     int64_t n0, n1, k0, k1;
@@ -213,15 +216,20 @@ static moeblock_status pack_piece(const struct ffn *self, const struct projectio
     n0 += projection->first;
     n1 += projection->first;
     if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK; // a rank may own no rows at all
-    const size_t bytes = mb_stage_bytes(&matrix, n0, n1, k0, k1);
+    const struct mb_matrix joint = mb_matrix_joint(&matrix);
+    const size_t bytes =
+        both ? mb_stage_bytes(&joint, 2 * n0, 2 * n1, k0, k1) : mb_stage_bytes(&matrix, n0, n1, k0, k1);
     void *staging = mb_alloc(allocator, bytes);
     if (!staging) {
         return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "packing '%s': no memory for %zu bytes", matrix.codes.name,
                        bytes);
     }
+    void *packed = packed_of(self, expert, projection->outer);
     const moeblock_status status =
-        mb_matrix_pack(self->weights, &matrix, self->kernels, packing, packed_of(self, expert, projection->outer),
-                       projection->part, projection->first, n0, n1, k0, k1, staging, error);
+        both ? mb_matrix_pack_pair(self->weights, &matrix, self->kernels, packing, packed, projection->first, n0, n1,
+                                   k0, k1, staging, error)
+             : mb_matrix_pack(self->weights, &matrix, self->kernels, packing, packed, projection->part,
+                              projection->first, n0, n1, k0, k1, staging, error);
     mb_free(allocator, staging);
     return status;
 }
@@ -233,8 +241,9 @@ static moeblock_status pack(void *object, int64_t item, moeblock_error *error)
     const int64_t expert = self->build.e0 + item / self->items_per_expert;
     int64_t piece = item % self->items_per_expert;
     const struct projection *projection = self->projections;
-    while (piece >= projection->pieces) piece -= projection++->pieces;
+    while (piece >= projection->items) piece -= projection++->items;
     if (piece == 0 && self->config->bias) MB_TRY(load_bias(self, projection, expert, error));
+    if (piece >= projection->pieces) return MOEBLOCK_OK; // only the bias
     return pack_piece(self, projection, expert, piece, error);
 }
 

@@ -17,7 +17,8 @@ struct projection {
     int64_t rows, columns; // stored
     int64_t first, end;    // rows owned
     int64_t bias;          // place of the own biases among an expert's
-    int64_t pieces;        // packing items per expert
+    int64_t pieces;        // of one expert, packed one by one; 0 when packed with the gate
+    int64_t items;         // packing items of one expert: the pieces, at least one for the bias
 };
 
 struct ffn {
@@ -29,6 +30,7 @@ struct ffn {
     struct projection projections[PROJECTIONS];
     int projection_count;
     int64_t items_per_expert;
+    bool paired; // gate and up rows take turns in one tensor: read once, packed together
     struct mb_packing inner, outer;
     size_t inner_bytes, expert_bytes; // of one expert: inner part, both parts
     char *packed;                     // [owned experts][expert_bytes]

@@ -45,6 +45,15 @@ moeblock_status mb_matrix_pack(moeblock_weights *weights, const struct mb_matrix
                                const struct mb_kernels *kernels, const struct mb_packing *packing, void *packed,
                                int part, int64_t row0, int64_t n0, int64_t n1, int64_t k0, int64_t k1, void *staging,
                                moeblock_error *error);
+// Whether gate and up are rows of one tensor that take turns, so that one reading can serve both.
+bool mb_matrix_interleaved(const struct mb_matrix *gate, const struct mb_matrix *up);
+// The tensor that holds both, gate and up rows in turn: for mb_stage_bytes, with twice the outputs' bounds.
+struct mb_matrix mb_matrix_joint(const struct mb_matrix *gate);
+// As mb_matrix_pack for both parts of an interleaved pair.
+moeblock_status mb_matrix_pack_pair(moeblock_weights *weights, const struct mb_matrix *gate,
+                                    const struct mb_kernels *kernels, const struct mb_packing *packing, void *packed,
+                                    int64_t row0, int64_t n0, int64_t n1, int64_t k0, int64_t k1, void *staging,
+                                    moeblock_error *error);
 size_t mb_stage_bytes(const struct mb_matrix *matrix, int64_t n0, int64_t n1, int64_t k0, int64_t k1);
 
 // Splits a matrix's outputs [0, n) and inputs [0, k) into pieces of about `bytes` stored bytes that can be read in one

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // From stored matrices to packed ones: how a matrix is cut into pieces that are read in one go, and the conversion of a
 // piece when the packed format is not the stored one.
+#include <string.h>
+
 #include "base/arith.h"
 #include "base/float.h"
 #include "base/status.h"
@@ -98,24 +100,33 @@ static void convert(const struct conversion *conversion, const struct mb_rectang
     loaded->column_stride = (ptrdiff_t)(output_major ? 1 : length);
 }
 
+// Reads a rectangle and brings its codes to the packed format.
+static moeblock_status stage(moeblock_weights *weights, const struct mb_matrix *matrix,
+                             const struct mb_packing *packing, const struct mb_rectangle *rectangle, void *staging,
+                             struct mb_loaded *loaded, moeblock_error *error)
+{
+    const struct mb_format_info *format = &mb_format_table[matrix->format];
+    const struct conversion *conversion = find_conversion(matrix->format, packing->format);
+    if (packing->format != format->packed && !conversion)
+        return mb_fail(error, MOEBLOCK_INTERNAL, "tensor '%.300s': %s weights cannot be packed as format %d",
+                       matrix->codes.name, format->name, (int)packing->format);
+    MB_TRY(mb_load(weights, matrix, rectangle, staging, loaded, error));
+    if (packing->format != format->packed) {
+        char *to = (char *)staging + mb_round_up(mb_load_bytes(matrix, rectangle), STAGING_ALIGNMENT);
+        convert(conversion, rectangle, mb_output_major(matrix), loaded, to);
+    }
+    return MOEBLOCK_OK;
+}
+
 moeblock_status mb_matrix_pack(moeblock_weights *weights, const struct mb_matrix *matrix,
                                const struct mb_kernels *kernels, const struct mb_packing *packing, void *packed,
                                int part, int64_t row0, int64_t n0, int64_t n1, int64_t k0, int64_t k1, void *staging,
                                moeblock_error *error)
 {
     const struct mb_rectangle rectangle = {n0, n1, k0, k1};
-    const struct mb_format_info *format = &mb_format_table[matrix->format];
-    const struct conversion *conversion = find_conversion(matrix->format, packing->format);
-    if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK;
-    if (packing->format != format->packed && !conversion)
-        return mb_fail(error, MOEBLOCK_INTERNAL, "tensor '%.300s': %s weights cannot be packed as format %d",
-                       matrix->codes.name, format->name, (int)packing->format);
     struct mb_loaded loaded;
-    MB_TRY(mb_load(weights, matrix, &rectangle, staging, &loaded, error));
-    if (packing->format != format->packed) {
-        char *to = (char *)staging + mb_round_up(mb_load_bytes(matrix, &rectangle), STAGING_ALIGNMENT);
-        convert(conversion, &rectangle, mb_output_major(matrix), &loaded, to);
-    }
+    if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK;
+    MB_TRY(stage(weights, matrix, packing, &rectangle, staging, &loaded, error));
     const struct mb_piece piece = {.part = part,
                                    .n0 = n0 - row0,
                                    .n1 = n1 - row0,
@@ -128,6 +139,51 @@ moeblock_status mb_matrix_pack(moeblock_weights *weights, const struct mb_matrix
                                    .exponents = loaded.exponents,
                                    .scale_stride = loaded.scale_stride};
     kernels->pack(packing, packed, &piece);
+    return MOEBLOCK_OK;
+}
+
+bool mb_matrix_interleaved(const struct mb_matrix *gate, const struct mb_matrix *up)
+{
+    return !strcmp(gate->codes.name, up->codes.name) && gate->row_stride % 2 == 0 &&
+           up->code_offset == gate->code_offset + (uint64_t)gate->row_stride / 2;
+}
+
+struct mb_matrix mb_matrix_joint(const struct mb_matrix *gate)
+{
+    struct mb_matrix joint = *gate;
+    joint.rows *= 2;
+    joint.row_stride /= 2;
+    joint.scale_row_step = 1;
+    return joint;
+}
+
+moeblock_status mb_matrix_pack_pair(moeblock_weights *weights, const struct mb_matrix *gate,
+                                    const struct mb_kernels *kernels, const struct mb_packing *packing, void *packed,
+                                    int64_t row0, int64_t n0, int64_t n1, int64_t k0, int64_t k1, void *staging,
+                                    moeblock_error *error)
+{
+    const struct mb_matrix joint = mb_matrix_joint(gate);
+    const struct mb_rectangle rectangle = {2 * n0, 2 * n1, k0, k1};
+    struct mb_loaded loaded;
+    if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK;
+    MB_TRY(stage(weights, &joint, packing, &rectangle, staging, &loaded, error));
+    static const ptrdiff_t code_bytes[MB_PACKED_FORMATS] = {
+        [MB_PACKED_F32] = 4, [MB_PACKED_F16] = 2, [MB_PACKED_BF16] = 2, [MB_PACKED_FP8] = 1, [MB_PACKED_FP4] = 1};
+    for (int part = 0; part < 2; part++) {
+        const struct mb_piece piece = {
+            .part = part,
+            .n0 = n0 - row0,
+            .n1 = n1 - row0,
+            .k0 = k0,
+            .k1 = k1,
+            .codes = (const char *)loaded.codes + part * loaded.row_stride * code_bytes[packing->format],
+            .row_stride = 2 * loaded.row_stride,
+            .column_stride = loaded.column_stride,
+            .scales = loaded.scales ? loaded.scales + part * loaded.scale_stride : NULL,
+            .exponents = loaded.exponents ? loaded.exponents + part * loaded.scale_stride : NULL,
+            .scale_stride = 2 * loaded.scale_stride};
+        kernels->pack(packing, packed, &piece);
+    }
     return MOEBLOCK_OK;
 }
 
