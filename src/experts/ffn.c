@@ -12,7 +12,7 @@
 #include "experts/expert.h"
 
 // Stored bytes of one piece of packing. Staging also holds the converted codes, so that it stays within twice this.
-enum { PIECE_BYTES = 2 << 20 };
+enum { PIECE_BYTES = 1 << 20 };
 
 static moeblock_status create(void *user, const moeblock_expert_build *build, void **out, moeblock_error *error)
 {
@@ -27,11 +27,17 @@ static moeblock_status create(void *user, const moeblock_expert_build *build, vo
     return MOEBLOCK_OK;
 }
 
+static void free_spares(struct ffn *self)
+{
+    for (int i = 0; i < SPARES; i++) mb_free(&self->build.context->allocator, atomic_exchange(&self->spare[i], NULL));
+}
+
 static void destroy(void *object)
 {
     struct ffn *self = object;
     if (!self) return;
     const moeblock_allocator *allocator = &self->build.context->allocator;
+    free_spares(self);
     mb_free(allocator, self->packed);
     mb_free(allocator, self->biases);
     mb_free(allocator, self);
@@ -106,6 +112,36 @@ static enum mb_packed_format packed_format(enum mb_format format, moeblock_compu
     return info->f32_compute && compute == MOEBLOCK_COMPUTE_BF16 ? MB_PACKED_BF16 : info->packed;
 }
 
+struct piece {
+    int64_t n0, n1, k0, k1;
+};
+
+// Bounds of a projection's piece, in rows of the stored matrix.
+static struct piece piece_of(const struct ffn *self, const struct projection *projection,
+                             const struct mb_matrix *matrix, int64_t index)
+{
+    struct piece p;
+    mb_matrix_piece(matrix, projection->outer ? &self->outer : &self->inner, self->kernels->granule, PIECE_BYTES, index,
+                    &p.n0, &p.n1, &p.k0, &p.k1);
+    p.n0 += projection->first;
+    p.n1 += projection->first;
+    return p;
+}
+
+// Gate rows of an interleaved pair bring the up rows between them.
+static bool packs_both(const struct ffn *self, const struct projection *projection)
+{
+    return self->paired && !projection->outer;
+}
+
+static size_t staging_of(const struct ffn *self, const struct projection *projection, const struct mb_matrix *matrix)
+{
+    const struct piece p = piece_of(self, projection, matrix, 0); // the first is the largest
+    const struct mb_matrix joint = mb_matrix_joint(matrix);
+    if (packs_both(self, projection)) return mb_stage_bytes(&joint, 2 * p.n0, 2 * p.n1, p.k0, p.k1);
+    return mb_stage_bytes(matrix, p.n0, p.n1, p.k0, p.k1);
+}
+
 // Finds all tensors and fixes both packings.
 static moeblock_status plan(struct ffn *self, moeblock_error *error)
 {
@@ -137,6 +173,8 @@ static moeblock_status plan(struct ffn *self, moeblock_error *error)
                                             : mb_matrix_pieces(&firsts[i], p->outer ? &self->outer : &self->inner,
                                                                self->kernels->granule, PIECE_BYTES);
         p->items = mb_max(p->pieces, 1); // the first item also reads the bias
+        const size_t staging = p->pieces ? staging_of(self, p, &firsts[i]) : 0;
+        self->stage_bytes = staging > self->stage_bytes ? staging : self->stage_bytes;
         self->items_per_expert += p->items;
     }
     return MOEBLOCK_OK;
@@ -172,6 +210,7 @@ static moeblock_status open(void *object, moeblock_weights *weights, int64_t lay
     MB_TRY(plan(self, error));
     MB_TRY(allocate(self, error));
     *items = (self->build.e1 - self->build.e0) * self->items_per_expert;
+    atomic_store(&self->unpacked, *items);
     return MOEBLOCK_OK;
 }
 
@@ -203,48 +242,66 @@ static moeblock_status load_bias(const struct ffn *self, const struct projection
     return status;
 }
 
-static moeblock_status pack_piece(const struct ffn *self, const struct projection *projection, int64_t expert,
-                                  int64_t piece, moeblock_error *error)
+static void *take_staging(struct ffn *self)
 {
-    const moeblock_allocator *allocator = &self->build.context->allocator;
+    for (int i = 0; i < SPARES; i++) {
+        void *staging = atomic_exchange(&self->spare[i], NULL);
+        if (staging) return staging;
+    }
+    return mb_alloc(&self->build.context->allocator, self->stage_bytes);
+}
+
+static void give_staging(struct ffn *self, void *staging)
+{
+    for (int i = 0; i < SPARES; i++) {
+        void *none = NULL;
+        if (atomic_compare_exchange_strong(&self->spare[i], &none, staging)) return;
+    }
+    mb_free(&self->build.context->allocator, staging);
+}
+
+static moeblock_status pack_piece(struct ffn *self, const struct projection *projection, int64_t expert, int64_t index,
+                                  moeblock_error *error)
+{
     const struct mb_packing *packing = projection->outer ? &self->outer : &self->inner;
-    const bool both = self->paired && !projection->outer; // gate rows bring the up rows between them
     struct mb_matrix matrix;
     MB_TRY(find(self, projection, expert, &matrix, error));
-    int64_t n0, n1, k0, k1;
-    mb_matrix_piece(&matrix, packing, self->kernels->granule, PIECE_BYTES, piece, &n0, &n1, &k0, &k1);
-    n0 += projection->first;
-    n1 += projection->first;
-    if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK; // a rank may own no rows at all
-    const struct mb_matrix joint = mb_matrix_joint(&matrix);
-    const size_t bytes =
-        both ? mb_stage_bytes(&joint, 2 * n0, 2 * n1, k0, k1) : mb_stage_bytes(&matrix, n0, n1, k0, k1);
-    void *staging = mb_alloc(allocator, bytes);
+    const struct piece p = piece_of(self, projection, &matrix, index);
+    if (p.n0 >= p.n1 || p.k0 >= p.k1) return MOEBLOCK_OK; // a rank may own no rows at all
+    void *staging = take_staging(self);
     if (!staging) {
         return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "packing '%s': no memory for %zu bytes", matrix.codes.name,
-                       bytes);
+                       self->stage_bytes);
     }
     void *packed = packed_of(self, expert, projection->outer);
     const moeblock_status status =
-        both ? mb_matrix_pack_pair(self->weights, &matrix, self->kernels, packing, packed, projection->first, n0, n1,
-                                   k0, k1, staging, error)
-             : mb_matrix_pack(self->weights, &matrix, self->kernels, packing, packed, projection->part,
-                              projection->first, n0, n1, k0, k1, staging, error);
-    mb_free(allocator, staging);
+        packs_both(self, projection)
+            ? mb_matrix_pack_pair(self->weights, &matrix, self->kernels, packing, packed, projection->first, p.n0, p.n1,
+                                  p.k0, p.k1, staging, error)
+            : mb_matrix_pack(self->weights, &matrix, self->kernels, packing, packed, projection->part,
+                             projection->first, p.n0, p.n1, p.k0, p.k1, staging, error);
+    give_staging(self, staging);
     return status;
 }
 
 // Items go expert by expert, projection by projection, piece by piece: the order of the file.
+static moeblock_status pack_item(struct ffn *self, int64_t item, moeblock_error *error)
+{
+    const int64_t expert = self->build.e0 + item / self->items_per_expert;
+    int64_t index = item % self->items_per_expert;
+    const struct projection *projection = self->projections;
+    while (index >= projection->items) index -= projection++->items;
+    if (index == 0 && self->config->bias) MB_TRY(load_bias(self, projection, expert, error));
+    if (index >= projection->pieces) return MOEBLOCK_OK; // only the bias
+    return pack_piece(self, projection, expert, index, error);
+}
+
 static moeblock_status pack(void *object, int64_t item, moeblock_error *error)
 {
-    const struct ffn *self = object;
-    const int64_t expert = self->build.e0 + item / self->items_per_expert;
-    int64_t piece = item % self->items_per_expert;
-    const struct projection *projection = self->projections;
-    while (piece >= projection->items) piece -= projection++->items;
-    if (piece == 0 && self->config->bias) MB_TRY(load_bias(self, projection, expert, error));
-    if (piece >= projection->pieces) return MOEBLOCK_OK; // only the bias
-    return pack_piece(self, projection, expert, piece, error);
+    struct ffn *self = object;
+    const moeblock_status status = pack_item(self, item, error);
+    if (atomic_fetch_sub(&self->unpacked, 1) == 1) free_spares(self);
+    return status;
 }
 
 static size_t packed_bytes(const void *object)

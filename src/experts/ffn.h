@@ -3,11 +3,13 @@
 #ifndef MB_EXPERTS_FFN_H
 #define MB_EXPERTS_FFN_H
 
+#include <stdatomic.h>
+
 #include "config/tensors.h"
 #include "kernels/kernels.h"
 #include "moeblock/expert.h"
 
-enum { PROJECTIONS = 3 };
+enum { PROJECTIONS = 3, SPARES = 16 };
 
 // Gate, up or down of every expert: which rows this rank owns and where they go.
 struct projection {
@@ -30,7 +32,10 @@ struct ffn {
     struct projection projections[PROJECTIONS];
     int projection_count;
     int64_t items_per_expert;
-    bool paired; // gate and up rows take turns in one tensor: read once, packed together
+    size_t stage_bytes;          // staging of any piece
+    void *_Atomic spare[SPARES]; // staging between two items, so that its pages stay warm; gone after the last item
+    _Atomic int64_t unpacked;    // items to go
+    bool paired;                 // gate and up rows take turns in one tensor: read once, packed together
     struct mb_packing inner, outer;
     size_t inner_bytes, expert_bytes; // of one expert: inner part, both parts
     char *packed;                     // [owned experts][expert_bytes]

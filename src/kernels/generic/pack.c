@@ -74,29 +74,46 @@ static void pack_lines(uint8_t *to, const uint8_t *base, size_t size, ptrdiff_t 
     }
 }
 
-// From 16 columns of byte pairs of nibbles (even k low, odd k high) to the two lines of 8 bytes, one for each k: seen
-// as 16-bit lanes of two columns, four nibbles change places.
-static void split_nibbles(uint8_t *lines, const uint8_t *bytes)
+// 32 inputs of 16 columns, 16 bytes a row (even k low, odd k high), to 32 lines of 8 bytes: first the nibbles of
+// columns 2b and 2b + 1 meet, even and odd k apart, then one transposition makes two lines of every byte position.
+static void pack_nibbles_32(uint8_t *to, const uint8_t *from, ptrdiff_t row_stride)
 {
-    v8u16 pairs;
-    memcpy(&pairs, bytes, sizeof pairs);
-    const v8u16 even = (pairs & 0x000f) | ((pairs >> 4) & 0x00f0);
-    const v8u16 odd = ((pairs >> 4) & 0x000f) | ((pairs >> 8) & 0x00f0);
-    const v16u8 both =
-        __builtin_shufflevector((v16u8)even, (v16u8)odd, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    memcpy(lines, &both, sizeof both);
+    v16u8 met[16];
+    for (int b = 0; b < 8; b++) {
+        v16u8 low, high;
+        memcpy(&low, from + 2 * b * row_stride, sizeof low);
+        memcpy(&high, from + (2 * b + 1) * row_stride, sizeof high);
+        met[b] = (low & 15) | (high << 4);
+        met[8 + b] = (low >> 4) | (high & 0xf0);
+    }
+    transpose8(to, (const uint8_t *)met, sizeof met[0]);
 }
 
+// Columns from `columns` on do not exist and become zero; so does the half byte behind an odd count.
 static void pack_nibbles(uint8_t *to, const uint8_t *base, ptrdiff_t row_stride, int64_t columns, int64_t count)
 {
-    uint8_t bytes[16 * COLUMNS], lines[16];
     for (int64_t k = 0; k < count; k += 32) {
-        const int64_t length = mb_min(32, count - k), pairs = mb_ceil_div(length, 2);
-        pack_lines(bytes, base + k / 2, 1, row_stride, 1, columns, pairs);
-        for (int64_t j = 0; j < pairs; j++) {
-            split_nibbles(lines, bytes + j * COLUMNS);
-            memcpy(to + (size_t)(k + 2 * j) * 8, lines, 2 * j + 1 < length ? 16 : 8);
+        const int64_t length = mb_min(32, count - k);
+        if (columns == COLUMNS && length == 32) {
+            pack_nibbles_32(to + (size_t)k * 8, base + k / 2, row_stride);
+            continue;
         }
+        uint8_t rows[COLUMNS][16] = {{0}}, lines[32 * 8];
+        for (int64_t c = 0; c < columns; c++)
+            memcpy(rows[c], base + k / 2 + c * row_stride, (size_t)mb_ceil_div(length, 2));
+        pack_nibbles_32(lines, rows[0], sizeof rows[0]);
+        memcpy(to + (size_t)k * 8, lines, (size_t)length * 8);
+    }
+}
+
+// A line of 16 scales, one a column, of 1 or 4 bytes; columns that do not exist get zero.
+static void pack_scale_line(uint8_t *line, const uint8_t *from, size_t size, ptrdiff_t stride, int64_t columns)
+{
+    if (columns < COLUMNS) memset(line, 0, COLUMNS * size);
+    if (size == 1) {
+        for (int64_t c = 0; c < columns; c++) line[c] = from[c * stride];
+    } else {
+        for (int64_t c = 0; c < columns; c++) memcpy(line + 4 * c, from + 4 * c * stride, 4);
     }
 }
 
@@ -106,14 +123,10 @@ static void pack_scales(const struct mb_packing *packing, const struct mb_generi
     const int64_t g0 = piece->k0 / packing->group, g1 = mb_ceil_div(piece->k1, packing->group);
     const size_t size = layout->scale_bytes;
     const uint8_t *from = size == 1 ? piece->exponents : (const uint8_t *)piece->scales;
-    for (int64_t g = g0; g < g1; g++) {
-        uint8_t *line = scales + (size_t)(g * COLUMNS) * size;
-        if (columns < COLUMNS) memset(line, 0, COLUMNS * size);
-        for (int64_t c = 0; c < columns; c++) {
-            const ptrdiff_t at = (n + c - piece->n0) * piece->scale_stride + (g - g0);
-            memcpy(line + (size_t)c * size, from + at * (ptrdiff_t)size, size);
-        }
-    }
+    const uint8_t *row = from + (n - piece->n0) * piece->scale_stride * (ptrdiff_t)size;
+    for (int64_t g = g0; g < g1; g++)
+        pack_scale_line(scales + (size_t)(g * COLUMNS) * size, row + (size_t)(g - g0) * size, size, piece->scale_stride,
+                        columns);
 }
 
 void mb_generic_pack(const struct mb_packing *packing, void *packed, const struct mb_piece *piece)
