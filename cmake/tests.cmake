@@ -4,7 +4,7 @@
 # MOEBLOCK_BUILD_DIR (this build), MOEBLOCK_CLI (the command line), CC and CXX.
 
 # Tests that start threads also carry the label `threads`: the ones worth their time under the thread sanitizer.
-set(threaded_tests "team|context|mesh|block|routed|shared|loader|weights|examples|concurrent")
+set(threaded_tests "team|context|mesh|block|routed|shared|loader|weights|examples|concurrent|equivalence|original|checkpoint|custom|tokens|properties")
 
 # What every C test is compiled with, and what several share (tests/support, without a main).
 add_library(test-common INTERFACE)

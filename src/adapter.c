@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "base/status.h"
+#include "block.h"
 
 struct moeblock_adapter {
     moeblock_allocator allocator;
@@ -96,8 +97,11 @@ moeblock_status moeblock_adapter_load_weights(moeblock_adapter *adapter, const m
 
 static moeblock_status hold_workspace(moeblock_adapter *adapter, const moeblock_array *x, moeblock_error *error)
 {
-    int64_t tokens;
-    MB_TRY(mb_array_check(x, "x", &tokens, error));
+    const moeblock_mesh *mesh = adapter->block->mesh;
+    int64_t own, tokens;
+    MB_TRY(mb_array_check(x, "x", &own, error));
+    // Ranks with fewer tokens compute for the others: all hold the same workspace.
+    MB_TRY(mesh->agree(mesh->user, own, &tokens, error));
     if (adapter->workspace && tokens <= adapter->workspace_tokens) return MOEBLOCK_OK;
     moeblock_workspace_destroy(&adapter->workspace);
     MB_TRY(moeblock_workspace_create(adapter->block, tokens, NULL, 0, &adapter->workspace, error));

@@ -31,7 +31,8 @@ static int64_t pass_tokens(const struct mb_run *run, int64_t capacity)
     const moeblock_config *config = run->block->config;
     int64_t tokens = capacity;
     if (run->input->mode == MOEBLOCK_PREFILL) {
-        const int64_t prefill = config->prefill_chunk / run->block->share.ep; // counts the tokens of all EP ranks
+        // Counts the tokens of all EP ranks, once where they all hold the same.
+        const int64_t prefill = config->prefill_chunk / (config->replicated_batch ? 1 : run->block->share.ep);
         if (config->prefill_chunk && tokens > mb_max(prefill, 1)) tokens = mb_max(prefill, 1);
         if (config->moe_chunk && tokens > config->moe_chunk) tokens = config->moe_chunk;
     }
@@ -41,7 +42,9 @@ static int64_t pass_tokens(const struct mb_run *run, int64_t capacity)
 moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capacity, int64_t *passes)
 {
     const moeblock_mesh *mesh = run->block->mesh;
-    const int64_t step = pass_tokens(run, capacity);
+    int64_t least; // negated: what a rank sends must fit the smallest workspace
+    MB_TRY(mesh->agree(mesh->user, -pass_tokens(run, capacity), &least, run->error));
+    const int64_t step = -least;
     // Every rank makes as many passes as the one with the most tokens, empty ones included.
     MB_TRY(mesh->agree(mesh->user, mb_ceil_div(tokens, step), passes, run->error));
     for (int64_t i = 0; i < *passes; i++) {

@@ -298,9 +298,7 @@ static void spread_input(struct flow *flow, const float *all)
     int first = 0;
     flow->width = flow->sharded ? SMALL_HIDDEN / flow->columns : SMALL_HIDDEN;
     for (int row = 0; row < flow->rows; row++) {
-        // The adapter's workspace is as long as its own x, and the ranks' workspaces must be alike.
-        const bool uneven = flow->rows > 1 && !flow->adapter;
-        const int tokens = TOKENS / flow->rows + (uneven ? (row ? -1 : 1) : 0);
+        const int tokens = TOKENS / flow->rows + (flow->rows > 1 ? (row ? -1 : 1) : 0);
         flow->tokens[row] = tokens;
         for (int column = 0; column < flow->columns; column++) {
             const int device = row * flow->columns + column, h0 = flow->sharded ? column * flow->width : 0;
@@ -420,7 +418,9 @@ static int expected_calls(const struct flow *flow, const struct traffic *traffic
     const size_t inner = computed * (SMALL_INNER / columns) * value, shared = tokens * (SMALL_SHARED / columns) * value;
     const bool gathers = flow->columns > 1, travels = flow->rows > 1;
     int n = 0;
-    to[n++] = (struct mesh_call){"agree", -1, sizeof(int64_t)}; // how many chunks
+    if (flow->adapter) to[n++] = (struct mesh_call){"agree", -1, sizeof(int64_t)}; // how long workspaces are
+    to[n++] = (struct mesh_call){"agree", -1, sizeof(int64_t)};                    // how long chunks are
+    to[n++] = (struct mesh_call){"agree", -1, sizeof(int64_t)};                    // how many
     // 2. all-gather of a sharded x
     if (flow->sharded) to[n++] = (struct mesh_call){"all_gather", 1, tokens * own_hidden};
     // 3. MoE: dispatch of counts, then of rows with ids and weights; the activations; the outputs' way home

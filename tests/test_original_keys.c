@@ -475,6 +475,8 @@ static const struct mesh_row {
     {FAMILY_B, {"experts.shared_parallel=false"}, true, "G1 E0 E0 G1 E0 G1 S1", NULL, 1, 0},
     {FAMILY_B, {"collective.cluster_axis=1", "collective.apply_all_reduce=false"}, false, "E0 E0 G1 G1 E0 G1", NULL, 1, 0},
     {FAMILY_B, {"chunking.prefill_chunk_size=6"}, false, "E0 E0 G1 G1 E0 G1 E0 E0 G1 G1 E0 G1", NULL, 1, 0},
+    // the same tokens on all rows: 6 of the whole mesh are 6 of each row
+    {FAMILY_B, {"replicated_batch_mode=true", "chunking.prefill_chunk_size=6"}, false, "E0 E0 G1 G1 E0 G1", NULL, 1, 0},
 };
 // clang-format on
 
