@@ -111,9 +111,9 @@ void moeblock_context_destroy(moeblock_context **context)
     mb_free(&allocator, own);
 }
 
-int moeblock_context_threads(const moeblock_context *context) { return mb_workers(context); }
+int moeblock_context_threads(const moeblock_context *context) { return context ? mb_workers(context) : 0; }
 
-const char *moeblock_context_level(const moeblock_context *context) { return context->kernels->name; }
+const char *moeblock_context_level(const moeblock_context *context) { return context ? context->kernels->name : ""; }
 
 const char *moeblock_level(int i, int *usable, const char **reason)
 {
@@ -172,7 +172,8 @@ moeblock_status moeblock_register_router(moeblock_context *context, const char *
                                          const moeblock_router_class *router, void *user, moeblock_error *error)
 {
     if (!context || !router) {
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "registering a router kind: context or class is NULL");
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "registering a router kind: %s is NULL",
+                       context ? "router" : "context");
     }
     moeblock_router_class own;
     MB_TRY(mb_options_read(&own, sizeof own, router, "moeblock_router_class", error));
@@ -229,7 +230,8 @@ moeblock_status moeblock_register_expert(moeblock_context *context, const char *
                                          const moeblock_expert_class *expert, void *user, moeblock_error *error)
 {
     if (!context || !expert) {
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "registering an expert kind: context or class is NULL");
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "registering an expert kind: %s is NULL",
+                       context ? "expert" : "context");
     }
     moeblock_expert_class own;
     MB_TRY(mb_options_read(&own, sizeof own, expert, "moeblock_expert_class", error));

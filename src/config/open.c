@@ -324,7 +324,9 @@ moeblock_status moeblock_config_open(moeblock_context *context, const char *path
 
 void moeblock_config_get_shape(const moeblock_config *config, moeblock_config_shape *out)
 {
-    if (!config || !out) return;
+    if (!out) return;
+    *out = (moeblock_config_shape){.layer = -1};
+    if (!config) return;
     *out = (moeblock_config_shape){
         .hidden_size = config->hidden_size,
         .num_experts = config->num_experts,
