@@ -34,6 +34,22 @@ static moeblock_status check_same_leading(const moeblock_array *x, const moebloc
                    last_too ? "all dimensions must agree" : "all but the last dimension must agree");
 }
 
+static moeblock_status check_y(const moeblock_array *x, const moeblock_array *y, moeblock_error *error)
+{
+    int64_t tokens;
+    MB_TRY(mb_array_check(y, "y", &tokens, error));
+    MB_TRY(check_same_leading(x, y, "y", true, error));
+    if (!mb_array_rows_apart(y))
+        return mb_fail(
+            error, MOEBLOCK_INVALID_ARGUMENT,
+            "running the block: the strides of y lay rows over one another; each row needs elements of its own");
+    if (mb_array_overlaps(x, y, tokens))
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "running the block: x and y share memory without being the same rows; give y memory of its own, "
+                       "or x itself");
+    return MOEBLOCK_OK;
+}
+
 static moeblock_status check_aux(const moeblock_block *block, const moeblock_forward_input *input,
                                  moeblock_error *error)
 {
@@ -63,10 +79,11 @@ static moeblock_status check_input(const moeblock_block *block, const moeblock_f
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
                        "running the block: mode is %d, expected MOEBLOCK_PREFILL (1) or MOEBLOCK_DECODE (2)",
                        (int)input->mode);
-    int64_t y_tokens;
+    if (input->router_state || output->router_state)
+        return mb_fail(error, MOEBLOCK_UNSUPPORTED,
+                       "running the block: router_state is set, but no router carries state; leave it NULL");
     MB_TRY(mb_array_check(&input->x, "x", tokens, error));
-    MB_TRY(mb_array_check(&output->y, "y", &y_tokens, error));
-    MB_TRY(check_same_leading(&input->x, &output->y, "y", true, error));
+    MB_TRY(check_y(&input->x, &output->y, error));
     MB_TRY(moeblock_tp_sharding(input->x.dims[input->x.rank - 1], block->config->hidden_size, block->share.tp,
                                 block->config->tp_enabled, sharding, error));
     return check_aux(block, input, error);
@@ -162,10 +179,9 @@ moeblock_status moeblock_block_forward_experts(const moeblock_block *block, moeb
                          .given_ids = ids,
                          .given_weights = weights,
                          .error = error};
-    int64_t tokens, y_tokens;
+    int64_t tokens;
     MB_TRY(mb_array_check(x, "x", &tokens, error));
-    MB_TRY(mb_array_check(y, "y", &y_tokens, error));
-    MB_TRY(check_same_leading(x, y, "y", true, error));
+    MB_TRY(check_y(x, y, error));
     MB_TRY(moeblock_tp_sharding(x->dims[x->rank - 1], block->config->hidden_size, block->share.tp,
                                 block->config->tp_enabled, &run.sharding, error));
     return run_all(&run, tokens, mb_min(workspace->tokens, slots / k));

@@ -112,7 +112,7 @@ typedef struct moeblock_forward_output {
     moeblock_forward_stats *stats; // NULL or filled
 } moeblock_forward_output;
 
-// Runs the block. y may be x. Allocates nothing. T = 0 is fine. On a mesh every rank calls it.
+// Runs the block. y may be x, else they lie apart. Allocates nothing. T = 0 is fine. On a mesh every rank calls it.
 // Errors: WRONG_STATE (no weights), INVALID_ARGUMENT (shapes, dtypes, mode, a workspace too small or of another
 // block), and what a mesh or an outside router reports. After an error y's content is unspecified; nothing else
 // changes.

@@ -16,6 +16,20 @@ static bool is_dense(const moeblock_array *array)
     return true;
 }
 
+// Elements from the first to behind the last, at most 2^56: no offset inside can overflow.
+static moeblock_status check_reach(const moeblock_array *array, const char *name, moeblock_error *error)
+{
+    uint64_t reach = 1, step;
+    for (int i = 0; i < array->rank; i++)
+        if (!mb_mul_u64((uint64_t)array->dims[i] - 1, (uint64_t)array->strides[i], &step) ||
+            !mb_add_u64(reach, step, &reach) || reach > (uint64_t)1 << 56)
+            return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                           "checking %s: dimension %d of %" PRId64 " with stride %" PRId64
+                           " reaches more than 2^56 elements",
+                           name, i, array->dims[i], array->strides[i]);
+    return MOEBLOCK_OK;
+}
+
 moeblock_status mb_array_check(const moeblock_array *array, const char *name, int64_t *tokens, moeblock_error *error)
 {
     *tokens = 0;
@@ -45,8 +59,40 @@ moeblock_status mb_array_check(const moeblock_array *array, const char *name, in
     if (!array->data && elements > 0)
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
                        "checking %s: data is NULL but the array has %" PRIu64 " elements", name, elements);
+    if (elements > 0) MB_TRY(check_reach(array, name, error));
     *tokens = (int64_t)count;
     return MOEBLOCK_OK;
+}
+
+// Smallest stride first: each step must lead behind everything before it.
+bool mb_array_rows_apart(const moeblock_array *array)
+{
+    const int last = array->rank - 1;
+    int order[MOEBLOCK_MAX_RANK], count = 0;
+    if (is_dense(array)) return true;
+    for (int i = 0; i < last; i++) {
+        if (array->dims[i] == 0) return true; // there are no rows
+        if (array->dims[i] == 1) continue;
+        int at = count++;
+        for (; at > 0 && array->strides[order[at - 1]] > array->strides[i]; at--) order[at] = order[at - 1];
+        order[at] = i;
+    }
+    int64_t reach = array->dims[last];
+    for (int i = 0; i < count; i++) {
+        if (array->strides[order[i]] < reach) return false;
+        reach += array->strides[order[i]] * (array->dims[order[i]] - 1);
+    }
+    return true;
+}
+
+// Where strides are used, arrays may lie between each other's rows; that is the caller's affair.
+bool mb_array_overlaps(const moeblock_array *a, const moeblock_array *b, int64_t tokens)
+{
+    const uint64_t a_row = (uint64_t)a->dims[a->rank - 1] * moeblock_dtype_bytes(a->dtype);
+    const uint64_t b_row = (uint64_t)b->dims[b->rank - 1] * moeblock_dtype_bytes(b->dtype);
+    const uint64_t from_a = (uintptr_t)a->data, from_b = (uintptr_t)b->data;
+    if (!is_dense(a) || !is_dense(b) || (from_a == from_b && a_row == b_row)) return false;
+    return from_a < from_b ? from_b - from_a < (uint64_t)tokens * a_row : from_a - from_b < (uint64_t)tokens * b_row;
 }
 
 void *mb_array_row(const moeblock_array *array, int64_t t)
