@@ -67,6 +67,7 @@ void mb_shared_gate_apply(const struct mb_shared_sigmoid *gate, const float *x, 
     const void **rows = scratch;
     for (int64_t i = 0; i < m; i++) rows[i] = x + i * x_stride;
     const struct mb_project_call call = {
+        .separate = true,
         .packing = &gate->packing,
         .packed = gate->packed,
         .rows = {rows, m, false},

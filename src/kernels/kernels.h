@@ -2,10 +2,14 @@
 // The kernel table: one const table of functions and one packing of weights per CPU level. Everything above works with
 // packed matrices through this table and knows no layout.
 //
-// Numbers (docs/numerics.md): each output is one fp32 chain over ascending k, multiply and add rounded separately;
-// with group scales `acc = acc + scale * chain_of_the_group`, groups ascending. Every level gives the same bytes in
-// BF16 compute. Kernels run with denormals flushed (the caller sets the mode), allocate nothing, read and write only
-// what the contract says, and accept any floats; a NaN in row i reaches only row i.
+// Numbers (docs/numerics.md): each output is one fp32 chain over ascending k; with group scales
+// `acc = acc + scale * chain_of_the_group`, groups ascending, multiply and add rounded separately. In BF16 compute
+// (bf16 rows) products are exact, so that a level may fuse multiply and add: every level gives the same bytes as long
+// as no product leaves float32's range. In F32 compute `ref` and `generic` round products and sums separately, the
+// levels with fused multiply-add agree among themselves. A call marked `separate` gives the same bytes at every level.
+// Kernels run with denormals flushed (the caller sets the mode), allocate nothing, read and write only what the
+// contract says, and accept any floats; a NaN in row i reaches only row i, and every NaN that leaves a kernel is
+// 0x7fc00000.
 #ifndef MB_KERNELS_KERNELS_H
 #define MB_KERNELS_KERNELS_H
 
@@ -74,6 +78,7 @@ struct mb_project_call {
     int64_t n0, n1;
     const float *bias; // NULL or [n]
     bool round;        // round each output to bfloat16 (after the bias)
+    bool separate;     // products and sums rounded separately at every level: router logits, shared gates
     float *out;        // column n0 of row 0
     int64_t out_stride;
     void *scratch;

@@ -285,6 +285,7 @@ static moeblock_status logits(const void *object, const moeblock_router_input *i
             scratch.rows[i] = row;
         }
         const struct mb_project_call call = {
+            .separate = true,
             .packing = &self->packing,
             .packed = self->packed,
             .rows = {scratch.rows, m, false},
