@@ -40,8 +40,8 @@ struct mb_packing {
 
 // A rectangle of source weights to pack: outputs [n0, n1) x inputs [k0, k1) of one part. Code (n, k) is at
 // codes + (n - n0) * row_stride + (k - k0) * column_stride (strides in elements of 4, 2, 2, 1 bytes). FP4: a row is
-// bytes of two codes, low nibble first, row_stride in bytes, column_stride 1. k0 is a multiple of the group, and n0 of
-// the level's granule; k1 and n1 likewise unless they are k and n.
+// bytes of two codes, low nibble first, row_stride in bytes, column_stride 1. k0 is a multiple of 16 and of the group,
+// and n0 of the level's granule; k1 and n1 likewise unless they are k and n.
 struct mb_piece {
     int part;
     int64_t n0, n1, k0, k1;

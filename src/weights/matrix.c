@@ -9,7 +9,7 @@
 #include "weights/format.h"
 #include "weights/matrix_load.h"
 
-enum { STAGING_ALIGNMENT = 64, COLUMN_STEP = 128 }; // a multiple of every format's group and of every kernel's k step
+enum { STAGING_ALIGNMENT = 64, COLUMN_STEP = 16 }; // the least k step of a piece, a multiple of every kernel's
 
 // Converts `count` codes that are `step` elements apart into consecutive ones.
 typedef void (*convert_line)(void *to, const void *from, ptrdiff_t step, int64_t count);
@@ -192,7 +192,7 @@ static int64_t piece_lines(const struct mb_matrix *matrix, const struct mb_packi
                            size_t bytes)
 {
     const int64_t length = mb_output_major(matrix) ? packing->k : packing->n;
-    const int64_t multiple = mb_output_major(matrix) ? granule : COLUMN_STEP;
+    const int64_t multiple = mb_output_major(matrix) ? granule : mb_max(packing->group, COLUMN_STEP);
     const int64_t line_bytes = mb_max(1, length * mb_code_bits(matrix) / 8);
     return mb_max(1, (int64_t)bytes / line_bytes / multiple) * multiple;
 }
