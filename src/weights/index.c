@@ -30,7 +30,7 @@ static moeblock_status check_entry(const char *path, const char *name, json_t *v
     if (!file)
         return mb_fail(error, MOEBLOCK_INVALID_FILE, "%s: weight_map '%.300s' is not a string, expected a file name",
                        path, name);
-    if (!*file || strlen(file) > FILE_NAME_BYTES_MAX || strchr(file, '/') || strstr(file, ".."))
+    if (!*file || strlen(file) > FILE_NAME_BYTES_MAX || strchr(file, '/') || !strcmp(file, ".") || strstr(file, ".."))
         return mb_fail(error, MOEBLOCK_INVALID_FILE,
                        "%s: weight_map places '%.300s' in '%.300s', expected the plain name of a file beside the index",
                        path, name, file);

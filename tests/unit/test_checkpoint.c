@@ -146,6 +146,7 @@ static void bad_indexes(void **state)
     } cases[] = {
         {"{\"weight_map\":{\"a\":\"../one.safetensors\"}}", MOEBLOCK_INVALID_FILE, "../one.safetensors"},
         {"{\"weight_map\":{\"a\":\"..\"}}", MOEBLOCK_INVALID_FILE, "'..'"},
+        {"{\"weight_map\":{\"a\":\".\"}}", MOEBLOCK_INVALID_FILE, "expected the plain name"},
         {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", MOEBLOCK_INVALID_FILE, "/etc/passwd"},
         {"{\"weight_map\":{\"a\":\"sub/one.safetensors\"}}", MOEBLOCK_INVALID_FILE, "sub/one.safetensors"},
         {"{\"weight_map\":{\"a\":\"\"}}", MOEBLOCK_INVALID_FILE, "'a'"},
