@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The block object: create, load, info, destroy.
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/options.h"
 #include "base/status.h"
 #include "block.h"
+#include "config/reader.h"
+
+enum { KINDS_LISTED = 16 }; // of the registered names, in a message
 
 int64_t mb_block_layer(const moeblock_config *config)
 {
@@ -40,10 +44,21 @@ static moeblock_status find_kind(const moeblock_context *context, enum mb_regist
 {
     *out = mb_registered_find(context, kind, name);
     if (*out) return MOEBLOCK_OK;
-    return mb_fail(error, MOEBLOCK_INVALID_CONFIG,
-                   "creating a block: %s is \"%s\", which is neither built in nor registered in this context; register "
-                   "it before the block is created",
-                   key, name);
+    const char *names[KINDS_LISTED + 1] = {NULL};
+    char list[600] = "";
+    size_t used = 0;
+    int count = 0;
+    for (const struct mb_registered *entry = context->registry[kind]; entry && count < KINDS_LISTED;
+         entry = entry->next) {
+        names[count++] = entry->name;
+        used += (size_t)snprintf(list + used, sizeof list - used, "\"%.32s\", ", entry->name);
+    }
+    const char *nearest = mb_nearest_name(name, names);
+    return mb_fail(
+        error, MOEBLOCK_INVALID_CONFIG,
+        "creating a block: %s is \"%s\"%s%s%s, expected %sor a kind that is registered in this context before "
+        "the block is created",
+        key, name, nearest ? " (did you mean \"" : "", nearest ? nearest : "", nearest ? "\"?)" : "", list);
 }
 
 static moeblock_status find_kinds(moeblock_block *block, moeblock_error *error)
@@ -55,8 +70,7 @@ static moeblock_status find_kinds(moeblock_block *block, moeblock_error *error)
         MB_TRY(
             find_kind(block->context, MB_EXPERT_KIND, "experts.type", config->expert_type, &block->routed_kind, error));
     }
-    if (config->shared_enabled)
-        MB_TRY(find_kind(block->context, MB_EXPERT_KIND, "experts.shared", "shared", &block->shared_kind, error));
+    if (config->shared_enabled) block->shared_kind = &mb_expert_shared;
     return MOEBLOCK_OK;
 }
 
@@ -135,7 +149,7 @@ moeblock_status moeblock_block_load(moeblock_block *block, moeblock_weights *wei
     struct mb_weight_set *set;
     MB_TRY(block->backend->load(block, weights, mb_block_layer(block->config), &chosen, &set, error));
     block->backend->unload(block, block->set);
-    set->serial = ++block->loads;
+    set->serial = atomic_fetch_add(&block->context->loads, 1) + 1;
     block->set = set;
     return MOEBLOCK_OK;
 }

@@ -136,7 +136,7 @@ static void names_are_taken_once(void **state)
 {
     (void)state;
     static const char *const routers[] = {"moe_gate", "grouped_topk", "topk", "linear", "mine"};
-    static const char *const experts[] = {"distributed", "throughput", "shared", "mine"};
+    static const char *const experts[] = {"distributed", "throughput", "mine"};
     struct outside test = {.granule = 1};
     moeblock_context *context;
     moeblock_error error;
@@ -187,15 +187,20 @@ static void wrong_names_and_classes_are_refused(void **state)
 static void unknown_types_say_what_to_do(void **state)
 {
     (void)state;
-    static const char *const settings[][2] = {{"router.type=rooter", "router.type"},
-                                              {"experts.type=rooter", "experts.type"}};
-    for (size_t i = 0; i < 2; i++) {
+    static const char *const settings[][2] = {
+        {"router.type=grouped_topc", "router.type is \"grouped_topc\" (did you mean \"grouped_topk\"?), expected "
+                                     "\"moe_gate\", \"grouped_topk\", \"topk\", \"linear\", \"outside_router\", or"},
+        {"router.type=mine", "router.type is \"mine\", expected \"moe_gate\""},
+        {"experts.type=distribute", "experts.type is \"distribute\" (did you mean \"distributed\"?), expected "
+                                    "\"distributed\", \"throughput\", \"outside_experts\", or"},
+        {"experts.type=shared", "experts.type is \"shared\", expected \"distributed\""},
+    };
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
         struct outside test = {.granule = 1};
         struct made made;
         const moeblock_status status = make(&(struct how){.test = &test, .set = settings[i], .n_set = 1}, &made);
         expect(status, MOEBLOCK_INVALID_CONFIG, &made.error, settings[i][1]);
-        expect(status, MOEBLOCK_INVALID_CONFIG, &made.error, "\"rooter\"");
-        expect(status, MOEBLOCK_INVALID_CONFIG, &made.error, "register it");
+        expect(status, MOEBLOCK_INVALID_CONFIG, &made.error, "registered in this context");
         assert_null(made.block);
         unmake(&made);
     }
@@ -300,6 +305,35 @@ static void errors_keep_their_sentence(void **state)
         moeblock_status status = make(&(struct how){.test = &test, .threads = 3}, &made);
         if (!status) status = moeblock_forward(made.block, made.workspace, x, TOKENS, MOEBLOCK_PREFILL, y, &made.error);
         expect(status, test.status, &made.error, outside_sentence);
+        unmake(&made);
+        assert_int_equal(test.created, test.destroyed);
+    }
+}
+
+// A kind that gives no reason is named, with its call; so the caller always has a sentence.
+static void silent_failures_get_a_sentence(void **state)
+{
+    (void)state;
+    static const char *const calls[OUTSIDE_CALLS] = {
+        [OUTSIDE_ROUTER_CREATE] = "router kind \"outside_router\" failed in create",
+        [OUTSIDE_ROUTER_LOAD] = "router kind \"outside_router\" failed in load",
+        [OUTSIDE_ROUTER_LOGITS] = "router kind \"outside_router\" failed in logits",
+        [OUTSIDE_ROUTER_SELECT] = "router kind \"outside_router\" failed in select",
+        [OUTSIDE_EXPERT_CREATE] = "expert kind \"outside_experts\" failed in create",
+        [OUTSIDE_EXPERT_OPEN] = "expert kind \"outside_experts\" failed in open",
+        [OUTSIDE_EXPERT_PACK] = "expert kind \"outside_experts\" failed in pack",
+        [OUTSIDE_EXPERT_INNER] = "expert kind \"outside_experts\" failed in inner",
+        [OUTSIDE_EXPERT_OUTER] = "expert kind \"outside_experts\" failed in outer",
+    };
+    for (int call = OUTSIDE_NO_CALL + 1; call < OUTSIDE_CALLS; call++) {
+        struct outside test = {
+            .granule = 8, .fails = (enum outside_call)call, .status = MOEBLOCK_NONFINITE, .silent = true};
+        static float y[TOKENS * HIDDEN];
+        struct made made;
+        moeblock_status status = make(&(struct how){.test = &test, .threads = 2}, &made);
+        if (!status) status = moeblock_forward(made.block, made.workspace, x, TOKENS, MOEBLOCK_PREFILL, y, &made.error);
+        expect(status, MOEBLOCK_NONFINITE, &made.error, calls[call]);
+        expect(status, MOEBLOCK_NONFINITE, &made.error, "with NONFINITE and gave no reason");
         unmake(&made);
         assert_int_equal(test.created, test.destroyed);
     }
@@ -486,6 +520,7 @@ int main(void)
         cmocka_unit_test(routers_see_all_inputs),
         cmocka_unit_test(missing_tensors_are_named),
         cmocka_unit_test(errors_keep_their_sentence),
+        cmocka_unit_test(silent_failures_get_a_sentence),
         cmocka_unit_test(a_failed_load_keeps_the_weights),
         cmocka_unit_test(wrong_ids_name_router_and_token),
         cmocka_unit_test(one_process_has_the_bytes_of_plain_loops),

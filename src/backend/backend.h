@@ -27,7 +27,7 @@ struct mb_share {
 
 // Everything that a load makes. A failed load leaves the block's earlier set alone.
 struct mb_weight_set {
-    uint64_t serial; // differs from load to load, so that an old workspace is noticed
+    uint64_t serial; // differs from load to load and block to block, so that an old workspace is noticed
     moeblock_compute compute;
     const char *format;
     void *router, *routed, *shared; // objects of the kinds below; NULL where the description has none
@@ -51,7 +51,6 @@ struct moeblock_block {
     int32_t *owner;            // [num_experts]: EP index of the rank that holds each expert
     int64_t routed_width;      // width of rows into and out of the routed experts: latent_size or hidden_size
     struct mb_weight_set *set; // NULL before load
-    uint64_t loads;
     mb_trace trace;
     void *trace_user;
 };
@@ -83,8 +82,7 @@ struct mb_run {
     int64_t slots;          // (row, expert) pairs among them
     int64_t active_experts; // sums over the passes, for the statistics
     double router_seconds, experts_seconds;
-    _Atomic int failed;        // a failing task's status
-    _Atomic int error_claimed; // whether a task has taken `error`
+    _Atomic int failed; // a failing task's status
     moeblock_error *error;
 };
 

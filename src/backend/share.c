@@ -16,7 +16,7 @@ moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh
                               moeblock_error *error)
 {
     const int tp_axis = (int)config->tp_axis, ep_axis = (int)config->ep_axis;
-    if (tp_axis == ep_axis && mesh->rows * mesh->columns > 1 && config->tp_enabled && config->ep_enabled)
+    if (tp_axis == ep_axis && (mesh->rows > 1 || mesh->columns > 1) && config->tp_enabled && config->ep_enabled)
         return mb_fail(error, MOEBLOCK_INVALID_CONFIG,
                        "placing the block on a %d x %d mesh: tensor_parallel.cluster_axis and "
                        "experts.distributed.dispatch_cluster_axis are both %d; they must be different axes",

@@ -27,6 +27,7 @@ struct moeblock_context {
     void (*log)(void *user, const char *line);
     void *log_user;
     struct mb_registered *registry[MB_REGISTRY_KINDS];
+    _Atomic(uint64_t) loads; // of weights into blocks so far
 };
 
 // Calls task(argument, i, worker) for every i in [0, count) on the context's team (or the host's parallel-for) and

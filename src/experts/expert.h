@@ -4,10 +4,12 @@
 #ifndef MB_EXPERTS_EXPERT_H
 #define MB_EXPERTS_EXPERT_H
 
+#include "base/context.h"
 #include "moeblock/expert.h"
 
-// "distributed" and "throughput" (routed) and "shared": ffn.c.
+// "distributed" and "throughput" (routed), and the shared expert: ffn.c.
 extern const moeblock_expert_class mb_expert_ffn;
+extern const struct mb_registered mb_expert_shared;
 
 // Registers the built-in kinds. Called once per context.
 moeblock_status mb_experts_register(moeblock_context *context, moeblock_error *error);

@@ -8,7 +8,6 @@
 extern const moeblock_mesh mb_mesh_single;
 
 // Part `index` of [0, total) cut into `parts` runs whose lengths differ by at most one, the longer ones first.
-// worse.
 void mb_split(int64_t total, int parts, int index, int64_t *begin, int64_t *end);
 
 #endif

@@ -5,6 +5,8 @@
 #ifndef TESTS_SUPPORT_OUTSIDE_KINDS_H
 #define TESTS_SUPPORT_OUTSIDE_KINDS_H
 
+#include <stdbool.h>
+
 #include "moeblock/moeblock.h"
 
 // The calls that can be told to fail.
@@ -29,6 +31,7 @@ enum outside_call {
 struct outside {
     enum outside_call fails;
     moeblock_status status; // that the failing call returns, with outside_sentence
+    bool silent;            // it leaves the error as it is
     int32_t bad_ids[2];
     int64_t granule;
 

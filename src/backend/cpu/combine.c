@@ -75,9 +75,9 @@ static void sum_slots(struct mb_run *run, int64_t t, float *sum)
     }
 }
 
-static moeblock_status sum_task(struct mb_run *run, int64_t index, int worker)
+static moeblock_status sum_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
-    (void)worker;
+    (void)worker, (void)error;
     const moeblock_config *config = run->block->config;
     const struct mb_share *share = &run->block->share;
     struct mb_buffers *b = mb_buffers_of(run);
@@ -91,8 +91,9 @@ static moeblock_status sum_task(struct mb_run *run, int64_t index, int worker)
     return MOEBLOCK_OK;
 }
 
-static moeblock_status lift_task(struct mb_run *run, int64_t index, int worker)
+static moeblock_status lift_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
+    (void)error;
     const moeblock_config *config = run->block->config;
     const struct mb_share *share = &run->block->share;
     struct mb_buffers *b = mb_buffers_of(run);

@@ -42,17 +42,18 @@ struct each {
     mb_step_task task;
 };
 
-// Tasks report through run->task_error, so that two that fail at once do not mix their sentences.
 static void each_task(void *argument, int64_t index, int worker)
 {
     const struct each *each = argument;
     struct mb_run *run = each->run;
     if (atomic_load_explicit(&run->failed, memory_order_relaxed) != MOEBLOCK_OK) return;
+    moeblock_error error = {MOEBLOCK_OK, ""};
     const uint64_t mode = mb_flush_begin();
-    const moeblock_status status = each->task(run, index, worker);
+    const moeblock_status status = each->task(run, index, worker, &error);
     mb_flush_end(mode);
     int none = MOEBLOCK_OK;
-    if (status != MOEBLOCK_OK) atomic_compare_exchange_strong(&run->failed, &none, (int)status);
+    if (status == MOEBLOCK_OK || !atomic_compare_exchange_strong(&run->failed, &none, (int)status)) return;
+    if (run->error) *run->error = error;
 }
 
 moeblock_status mb_each(struct mb_run *run, int64_t count, mb_step_task task)
@@ -62,10 +63,15 @@ moeblock_status mb_each(struct mb_run *run, int64_t count, mb_step_task task)
     return (moeblock_status)atomic_load(&run->failed);
 }
 
-moeblock_error *mb_task_error(struct mb_run *run)
+moeblock_status mb_kind_status(const char *what, const struct mb_registered *kind, const char *call,
+                               moeblock_status status, moeblock_error *error)
 {
-    int unclaimed = 0;
-    return atomic_compare_exchange_strong(&run->error_claimed, &unclaimed, 1) ? run->error : NULL;
+    if (status == MOEBLOCK_OK) return status;
+    if (!error->message[0])
+        return mb_fail(error, status, "%s kind \"%s\" failed in %s with %s and gave no reason", what, kind->name, call,
+                       moeblock_status_name(status));
+    error->code = status;
+    return status;
 }
 
 moeblock_status mb_gather_columns(struct mb_run *run, const void *part, int64_t rows, int64_t total, size_t element,

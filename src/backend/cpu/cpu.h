@@ -29,7 +29,7 @@ struct mb_item {
 struct mb_buffers {
     char *x_mine, *x_all; // hidden-sharded x: own part and all parts, in x's dtype; tp > 1 only
     float *x;             // [n][H] unrounded
-    float *aux;           // [n][H], when the router reads it
+    float *aux;           // [n][H], NULL unless the router reads it
     void *rows;           // [n][H] elements: x for the experts (x itself in F32)
     void *latent;         // [n][L] elements
 
@@ -92,14 +92,19 @@ static inline size_t mb_element_bytes(const struct mb_weight_set *set)
 
 // Bytes of a row record on its way to another rank: the row, its ids, its weights.
 size_t mb_record_bytes(const moeblock_block *block, const struct mb_weight_set *set, int64_t k);
+// Columns of the router's logits; 0 when it selects from x alone.
+int64_t mb_router_width(const moeblock_block *block);
 // Most slots that `rows` arrived rows can have on this rank.
 int64_t mb_slots_most(const moeblock_block *block, int64_t rows, int64_t k);
 
-// Runs task(run, index, worker) for all indices on the context's team with denormals flushed; the first failure wins.
-typedef moeblock_status (*mb_step_task)(struct mb_run *run, int64_t index, int worker);
+// Runs the task for all indices on the context's team with denormals flushed; the first failure wins. Each call gets an
+// error of its own, so that two that fail at once do not mix their sentences.
+typedef moeblock_status (*mb_step_task)(struct mb_run *run, int64_t index, int worker, moeblock_error *error);
 moeblock_status mb_each(struct mb_run *run, int64_t count, mb_step_task task);
-// Where a failing task puts its sentence: the run's error for the first that asks, NULL for the others.
-moeblock_error *mb_task_error(struct mb_run *run);
+// What `call` of a kind ("router" or "expert") returned, made whole: an outside kind may fail without filling `error`,
+// which was empty before the call, or fill it with another code.
+moeblock_status mb_kind_status(const char *what, const struct mb_registered *kind, const char *call,
+                               moeblock_status status, moeblock_error *error);
 static inline char *mb_scratch(const struct mb_run *run, int worker)
 {
     const struct mb_buffers *buffers = mb_buffers_of(run);

@@ -14,9 +14,9 @@ static const moeblock_expert_class *routed_of(const struct mb_run *run) { return
 static const moeblock_expert_class *shared_of(const struct mb_run *run) { return run->block->shared_kind->class_copy; }
 
 // Weight on the input: rows become bf16(w * bf16(x)) (float32 in F32), and the output's weight 1.
-static moeblock_status scale_task(struct mb_run *run, int64_t index, int worker)
+static moeblock_status scale_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
-    (void)worker;
+    (void)worker, (void)error;
     struct mb_buffers *b = mb_buffers_of(run);
     const int64_t width = run->block->routed_width, end = mb_min(run->slots, (index + 1) * MB_TASK_TOKENS);
     for (int64_t s = index * MB_TASK_TOKENS; s < end; s++) {
@@ -82,7 +82,7 @@ static void *activations(const struct mb_run *run, bool shared, int64_t row, int
     return base + (size_t)(row * *stride + column - (part ? c0 : 0)) * mb_element_bytes(run->set);
 }
 
-static moeblock_status inner_task(struct mb_run *run, int64_t index, int worker)
+static moeblock_status inner_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
     struct mb_buffers *b = mb_buffers_of(run);
     const struct mb_item item = b->items[index];
@@ -91,21 +91,21 @@ static moeblock_status inner_task(struct mb_run *run, int64_t index, int worker)
                                  .c0 = item.c0,
                                  .c1 = item.c1,
                                  .scratch = mb_scratch(run, worker)};
-    moeblock_error error = {MOEBLOCK_OK, ""};
     moeblock_status status;
     if (item.shared) {
         call.m = run->n;
         call.rows = b->token_row;
         call.out = activations(run, true, 0, item.c0, &call.out_stride);
-        status = shared_of(run)->inner(run->set->shared, &call, &error);
+        status = shared_of(run)->inner(run->set->shared, &call, error);
     } else {
         const int64_t *begin = b->expert_begin + (item.expert - run->block->share.e0);
         call.m = begin[1] - begin[0];
         call.rows = b->slot_row + begin[0];
         call.out = activations(run, false, begin[0], item.c0, &call.out_stride);
-        status = routed_of(run)->inner(run->set->routed, &call, &error);
+        status = routed_of(run)->inner(run->set->routed, &call, error);
     }
-    return status == MOEBLOCK_OK ? status : mb_fail(mb_task_error(run), status, "%s", error.message);
+    return mb_kind_status("expert", item.shared ? run->block->shared_kind : run->block->routed_kind, "inner", status,
+                          error);
 }
 
 static moeblock_status gather_activations(struct mb_run *run, bool routed, bool shared)
@@ -151,7 +151,7 @@ static void deliver(struct mb_run *run, int64_t s0, int64_t m, const float *tile
 }
 
 // Columns [c0, c1) of all experts' outputs, experts ascending.
-static moeblock_status routed_columns(struct mb_run *run, int64_t c0, int64_t c1, int worker)
+static moeblock_status routed_columns(struct mb_run *run, int64_t c0, int64_t c1, int worker, moeblock_error *error)
 {
     struct mb_buffers *b = mb_buffers_of(run);
     const struct mb_share *share = &run->block->share;
@@ -177,15 +177,14 @@ static moeblock_status routed_columns(struct mb_run *run, int64_t c0, int64_t c1
             .out_stride = k1 - k0,
             .scratch = (char *)tile + tile_bytes,
         };
-        moeblock_error error = {MOEBLOCK_OK, ""};
-        const moeblock_status status = kind->outer(run->set->routed, &call, &error);
-        if (status != MOEBLOCK_OK) return mb_fail(mb_task_error(run), status, "%s", error.message);
+        const moeblock_status status = kind->outer(run->set->routed, &call, error);
+        MB_TRY(mb_kind_status("expert", run->block->routed_kind, "outer", status, error));
         deliver(run, s0, m, tile + (c0 - k0), k1 - k0, c0, c1);
     }
     return MOEBLOCK_OK;
 }
 
-static moeblock_status shared_columns(struct mb_run *run, int64_t c0, int64_t c1, int worker)
+static moeblock_status shared_columns(struct mb_run *run, int64_t c0, int64_t c1, int worker, moeblock_error *error)
 {
     struct mb_buffers *b = mb_buffers_of(run);
     const struct mb_share *share = &run->block->share;
@@ -200,15 +199,15 @@ static moeblock_status shared_columns(struct mb_run *run, int64_t c0, int64_t c1
         .out_stride = own,
         .scratch = mb_scratch(run, worker),
     };
-    moeblock_error error = {MOEBLOCK_OK, ""};
-    const moeblock_status status = shared_of(run)->outer(run->set->shared, &call, &error);
-    return status == MOEBLOCK_OK ? status : mb_fail(mb_task_error(run), status, "%s", error.message);
+    const moeblock_status status = shared_of(run)->outer(run->set->shared, &call, error);
+    return mb_kind_status("expert", run->block->shared_kind, "outer", status, error);
 }
 
-static moeblock_status outer_task(struct mb_run *run, int64_t index, int worker)
+static moeblock_status outer_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
     const struct mb_item item = mb_buffers_of(run)->items[index];
-    return item.shared ? shared_columns(run, item.c0, item.c1, worker) : routed_columns(run, item.c0, item.c1, worker);
+    return item.shared ? shared_columns(run, item.c0, item.c1, worker, error)
+                       : routed_columns(run, item.c0, item.c1, worker, error);
 }
 
 static int64_t list_outer(struct mb_run *run, bool routed, bool shared)

@@ -23,8 +23,9 @@ static moeblock_status gather_shards(struct mb_run *run)
 }
 
 // Tokens [begin, end) of the chunk: float rows, the router's second tensor, expert rows, latent rows.
-static moeblock_status convert_tokens(struct mb_run *run, int64_t index, int worker)
+static moeblock_status convert_tokens(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
+    (void)error;
     const moeblock_config *config = run->block->config;
     const struct mb_weight_set *set = run->set;
     struct mb_buffers *b = mb_buffers_of(run);
@@ -39,7 +40,7 @@ static moeblock_status convert_tokens(struct mb_run *run, int64_t index, int wor
             run->sharding == MOEBLOCK_SHARDED ? b->x_mine + (size_t)t * whole_row : mb_array_row(x, run->first + t);
         float *row = b->x + t * hidden;
         mb_to_floats(row, from, x->dtype, hidden);
-        if (b->aux) {
+        if (b->aux && !run->given_ids) {
             const moeblock_array *aux = &run->input->aux;
             mb_to_floats(b->aux + t * hidden, mb_array_row(aux, run->first + t), aux->dtype, hidden);
         }

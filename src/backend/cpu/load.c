@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loading: finds and checks every tensor first, then packs routed and shared experts in independent items on all
 // threads.
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,8 +22,10 @@ static moeblock_status resolve_compute(const moeblock_block *block, moeblock_wei
     const struct mb_registered *kind = routed ? block->routed_kind : block->shared_kind;
     if (!kind || ((const moeblock_expert_class *)kind->class_copy)->inner != mb_expert_ffn.inner) return MOEBLOCK_OK;
     const enum mb_projection down = routed ? MB_PROJ_DOWN : MB_PROJ_SHARED_DOWN;
+    // A rank that owns no expert goes by the last one.
+    const int64_t expert = routed ? mb_min(block->share.e0, config->num_experts - 1) : 0;
     struct mb_matrix matrix;
-    MB_TRY(mb_projection_find(config, weights, down, layer, routed ? block->share.e0 : 0, &matrix, error));
+    MB_TRY(mb_projection_find(config, weights, down, layer, expert, &matrix, error));
     set->format = mb_format_table[matrix.format].name;
     if (block->requested == MOEBLOCK_COMPUTE_AUTO)
         set->compute = mb_format_table[matrix.format].f32_compute ? MOEBLOCK_COMPUTE_F32 : MOEBLOCK_COMPUTE_BF16;
@@ -44,8 +47,11 @@ static moeblock_status load_router(const moeblock_block *block, moeblock_weights
         .experts = config->num_experts,
         .top_k = config->num_experts_per_tok,
     };
-    MB_TRY(kind->create(block->router_kind->user, &build, &set->router, error));
-    return kind->load(set->router, weights, layer, error);
+    const struct mb_registered *registered = block->router_kind;
+    void *self = NULL;
+    MB_TRY(mb_kind_status("router", registered, "create", kind->create(registered->user, &build, &self, error), error));
+    set->router = self;
+    return mb_kind_status("router", registered, "load", kind->load(set->router, weights, layer, error), error);
 }
 
 static moeblock_status open_experts(const moeblock_block *block, bool shared, moeblock_weights *weights, int64_t layer,
@@ -79,8 +85,13 @@ static moeblock_status open_experts(const moeblock_block *block, bool shared, mo
         build.i1 = build.intermediate;
         build.h1 = build.hidden;
     }
-    MB_TRY(kind->create(registered->user, &build, self, error));
-    return kind->open(*self, weights, layer, items, error);
+    void *made = NULL;
+    MB_TRY(mb_kind_status("expert", registered, "create", kind->create(registered->user, &build, &made, error), error));
+    *self = made;
+    MB_TRY(mb_kind_status("expert", registered, "open", kind->open(made, weights, layer, items, error), error));
+    if (*items >= 0) return MOEBLOCK_OK;
+    return mb_fail(error, MOEBLOCK_INTERNAL, "expert kind \"%s\" opened with %" PRId64 " items to pack, expected >= 0",
+                   registered->name, *items);
 }
 
 struct packing {
@@ -94,8 +105,8 @@ struct packing {
     moeblock_error *error;
 };
 
-// Counts the item, reports progress, keeps the first failure. Returns false when packing should end.
-static bool packed_one(struct packing *packing, moeblock_status status, const moeblock_error *error)
+// Counts the item, reports progress, keeps the first failure.
+static void packed_one(struct packing *packing, moeblock_status status, const moeblock_error *error)
 {
     pthread_mutex_lock(&packing->lock);
     packing->done++;
@@ -107,9 +118,7 @@ static bool packed_one(struct packing *packing, moeblock_status status, const mo
         if (packing->options->progress(packing->options->user, bytes, total))
             packing->status = mb_fail(packing->error, MOEBLOCK_CANCELLED, "loading weights: cancelled by the caller");
     }
-    const bool goes_on = packing->status == MOEBLOCK_OK;
     pthread_mutex_unlock(&packing->lock);
-    return goes_on;
 }
 
 static bool may_go_on(struct packing *packing)
@@ -130,7 +139,8 @@ static void pack_task(void *argument, int64_t index, int worker)
     const moeblock_expert_class *kind = registered->class_copy;
     void *self = shared ? packing->set->shared : packing->set->routed;
     moeblock_error error = {MOEBLOCK_OK, ""};
-    packed_one(packing, kind->pack(self, index - (shared ? packing->routed_items : 0), &error), &error);
+    const moeblock_status status = kind->pack(self, index - (shared ? packing->routed_items : 0), &error);
+    packed_one(packing, mb_kind_status("expert", registered, "pack", status, &error), &error);
 }
 
 static size_t packed_bytes_of(const struct mb_registered *registered, const void *self)
@@ -183,11 +193,13 @@ moeblock_status mb_cpu_load(const moeblock_block *block, moeblock_weights *weigh
     *out = NULL;
     struct mb_weight_set *set = mb_alloc_zero(&block->context->allocator, sizeof *set);
     if (!set) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading weights: no memory");
-    moeblock_status status = resolve_compute(block, weights, layer, set, error);
-    if (status == MOEBLOCK_OK) status = load_router(block, weights, layer, set, error);
-    if (status == MOEBLOCK_OK) status = load_experts(block, weights, layer, options, set, error);
-    if (status == MOEBLOCK_OK) status = load_rest(block, weights, layer, set, error);
+    moeblock_error reason = {MOEBLOCK_OK, ""}; // empty, so that a kind that gives none is noticed
+    moeblock_status status = resolve_compute(block, weights, layer, set, &reason);
+    if (status == MOEBLOCK_OK) status = load_router(block, weights, layer, set, &reason);
+    if (status == MOEBLOCK_OK) status = load_experts(block, weights, layer, options, set, &reason);
+    if (status == MOEBLOCK_OK) status = load_rest(block, weights, layer, set, &reason);
     if (status != MOEBLOCK_OK) {
+        if (error) *error = reason;
         mb_cpu_unload(block, set);
         return status;
     }

@@ -8,8 +8,9 @@
 #include "base/arith.h"
 #include "base/status.h"
 
-static moeblock_status shared_task(struct mb_run *run, int64_t index, int worker)
+static moeblock_status shared_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
+    (void)error;
     const moeblock_config *config = run->block->config;
     const struct mb_share *share = &run->block->share;
     struct mb_buffers *b = mb_buffers_of(run);
@@ -34,9 +35,9 @@ moeblock_status mb_cpu_add_shared(struct mb_run *run)
 }
 
 // Converts own columns: straight into y, or packed for the mesh.
-static moeblock_status convert_task(struct mb_run *run, int64_t index, int worker)
+static moeblock_status convert_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
-    (void)worker;
+    (void)worker, (void)error;
     const struct mb_share *share = &run->block->share;
     const moeblock_array *y = &run->output->y;
     struct mb_buffers *b = mb_buffers_of(run);

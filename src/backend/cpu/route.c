@@ -29,22 +29,22 @@ static moeblock_router_input input_at(const struct mb_run *run, int64_t first, i
 }
 
 // Logits of a tile of tokens x a range of columns; a decode batch is cut over columns, a long one over tokens too.
-static moeblock_status logits_task(struct mb_run *run, int64_t index, int worker)
+static moeblock_status logits_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
     const moeblock_router_class *router = router_of(run);
-    const int64_t width = router->width(run->set->router), ranges = mb_ceil_div(width, MB_TASK_COLUMNS);
+    const int64_t width = mb_router_width(run->block), ranges = mb_ceil_div(width, MB_TASK_COLUMNS);
     const int64_t first = index / ranges * MB_TASK_TOKENS, c0 = index % ranges * MB_TASK_COLUMNS;
     const int64_t count = mb_min(MB_TASK_TOKENS, run->n - first);
     const moeblock_router_input in = input_at(run, first, count, mb_scratch(run, worker));
     float *out = mb_buffers_of(run)->logits + first * width;
-    moeblock_error error = {MOEBLOCK_OK, ""};
     const moeblock_status status =
-        router->logits(run->set->router, &in, c0, mb_min(width, c0 + MB_TASK_COLUMNS), out, width, &error);
-    return status == MOEBLOCK_OK ? status : mb_fail(mb_task_error(run), status, "%s", error.message);
+        router->logits(run->set->router, &in, c0, mb_min(width, c0 + MB_TASK_COLUMNS), out, width, error);
+    return mb_kind_status("router", run->block->router_kind, "logits", status, error);
 }
 
 // Ids must be distinct classes; -1 is an empty slot where ids come from outside.
-static moeblock_status check_ids(struct mb_run *run, const int32_t *ids, int64_t token, uint8_t *seen)
+static moeblock_status check_ids(const struct mb_run *run, const int32_t *ids, int64_t token, uint8_t *seen,
+                                 moeblock_error *error)
 {
     const moeblock_config *config = run->block->config;
     const int64_t classes = config->num_experts + config->router.null_experts;
@@ -59,7 +59,7 @@ static moeblock_status check_ids(struct mb_run *run, const int32_t *ids, int64_t
     if (j < run->k) {
         const char *who = outside ? "given ids" : run->block->router_kind->name;
         const bool again = ids[j] >= 0 && ids[j] < classes;
-        status = mb_fail(mb_task_error(run), outside ? MOEBLOCK_INVALID_ARGUMENT : MOEBLOCK_INTERNAL,
+        status = mb_fail(error, outside ? MOEBLOCK_INVALID_ARGUMENT : MOEBLOCK_INTERNAL,
                          "routing token %" PRId64 ": %s gave id %" PRId32 " in slot %" PRId64
                          "%s, expected distinct ids in [0, %" PRId64 ")",
                          run->first + token, who, ids[j], j, again ? " a second time" : "", classes);
@@ -85,7 +85,7 @@ static void sort_slots(const int32_t *ids, int64_t k, int32_t *order)
     }
 }
 
-static moeblock_status select_task(struct mb_run *run, int64_t index, int worker)
+static moeblock_status select_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
     struct mb_buffers *b = mb_buffers_of(run);
     const moeblock_config *config = run->block->config;
@@ -97,16 +97,15 @@ static moeblock_status select_task(struct mb_run *run, int64_t index, int worker
         memcpy(weights, run->given_weights + (run->first + first) * k, (size_t)(count * k) * sizeof *weights);
     } else {
         const moeblock_router_class *router = router_of(run);
-        const int64_t width = router->width && router->logits ? router->width(run->set->router) : 0;
+        const int64_t width = mb_router_width(run->block);
         const moeblock_router_input in = input_at(run, first, count, mb_scratch(run, worker));
-        moeblock_error error = {MOEBLOCK_OK, ""};
         const moeblock_status status =
-            router->select(run->set->router, &in, b->logits + first * width, width, ids, weights, &error);
-        if (status != MOEBLOCK_OK) return mb_fail(mb_task_error(run), status, "%s", error.message);
+            router->select(run->set->router, &in, b->logits + first * width, width, ids, weights, error);
+        MB_TRY(mb_kind_status("router", run->block->router_kind, "select", status, error));
     }
     uint8_t *seen = b->seen + worker * (config->num_experts + config->router.null_experts);
     for (int64_t t = 0; t < count; t++) {
-        MB_TRY(check_ids(run, ids + t * k, first + t, seen));
+        MB_TRY(check_ids(run, ids + t * k, first + t, seen, error));
         sort_slots(ids + t * k, k, b->order + (first + t) * k);
     }
     return MOEBLOCK_OK;
@@ -136,8 +135,7 @@ moeblock_status mb_cpu_route(struct mb_run *run)
     memset(b->seen, 0, (size_t)(run->workspace->workers * (config->num_experts + config->router.null_experts)));
     const int64_t tiles = mb_ceil_div(run->n, MB_TASK_TOKENS);
     if (!run->given_ids) {
-        const moeblock_router_class *router = router_of(run);
-        const int64_t width = router->width && router->logits ? router->width(run->set->router) : 0;
+        const int64_t width = mb_router_width(run->block);
         if (width) MB_TRY(mb_each(run, tiles * mb_ceil_div(width, MB_TASK_COLUMNS), logits_task));
     }
     MB_TRY(mb_each(run, tiles, select_task));

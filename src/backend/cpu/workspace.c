@@ -29,7 +29,7 @@ static void take_input(struct cursor *c, struct mb_buffers *b, const moeblock_bl
     b->x_mine = take(c, sharding ? n * hidden : 0, sizeof(float));
     b->x_all = take(c, sharding ? n * hidden : 0, sizeof(float));
     b->x = take(c, n * hidden, sizeof(float));
-    if (config->router.input == MB_INPUT_AUX) b->aux = take(c, n * hidden, sizeof(float));
+    if (config->routed_enabled && config->router.input == MB_INPUT_AUX) b->aux = take(c, n * hidden, sizeof(float));
     b->rows = element == sizeof(float) ? (void *)b->x : take(c, n * hidden, element);
     b->latent = take(c, n * config->latent_size, element);
     b->ids = take(c, n * k, sizeof *b->ids);
@@ -39,16 +39,16 @@ static void take_input(struct cursor *c, struct mb_buffers *b, const moeblock_bl
     b->receive_bytes = take(c, block->share.ep, sizeof *b->receive_bytes);
 }
 
-static int64_t router_width(const moeblock_block *block)
+int64_t mb_router_width(const moeblock_block *block)
 {
     if (!block->router_kind) return 0;
     const moeblock_router_class *router = block->router_kind->class_copy;
-    return router->width && router->logits ? router->width(block->set->router) : 0;
+    return router->logits ? mb_max(router->width(block->set->router), 0) : 0;
 }
 
 static void take_router(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n, int workers)
 {
-    b->logits = take(c, n * router_width(block), sizeof(float));
+    b->logits = take(c, n * mb_router_width(block), sizeof(float));
     b->seen = take(c, workers * (block->config->num_experts + block->config->router.null_experts), 1);
 }
 
@@ -60,7 +60,8 @@ static void take_exchange(struct cursor *c, struct mb_buffers *b, const moeblock
     const int64_t k = block->config->num_experts_per_tok, arrive = ep * n;
     const int64_t sent = n * mb_min(k, ep), own_columns = block->share.d1 - block->share.d0;
     const size_t record = mb_record_bytes(block, block->set, k), element = mb_element_bytes(block->set);
-    b->send = take(c, sent, record);
+    // With ids from outside k may be any number: fewer tokens then, but their longer records go to up to ep ranks each.
+    b->send = take(c, sent, mb_record_bytes(block, block->set, mb_max(k, ep)));
     b->receive = take(c, arrive, record);
     b->record_token = take(c, sent, sizeof *b->record_token);
     b->send_rows = take(c, ep, sizeof *b->send_rows);
@@ -137,19 +138,19 @@ static size_t scratch_of_worker(const moeblock_block *block, int64_t n)
     const struct mb_weight_set *set = block->set;
     const int64_t rows = block->share.ep * n;
     size_t most = 0;
-    if (set->routed) {
+    if (block->routed_kind) {
         const moeblock_expert_class *kind = block->routed_kind->class_copy;
         const int64_t own = block->share.d1 - block->share.d0;
         const int64_t width = kind->splits ? mb_min(own, mb_task_columns(kind, set->routed)) : block->routed_width;
         const size_t need = kind->scratch_bytes(set->routed, rows) + (size_t)(rows * width) * sizeof(float) + 128;
         most = need > most ? need : most;
     }
-    if (set->shared) {
+    if (block->shared_kind) {
         const moeblock_expert_class *kind = block->shared_kind->class_copy;
         const size_t need = kind->scratch_bytes(set->shared, n) + 64;
         most = need > most ? need : most;
     }
-    if (set->router) {
+    if (block->router_kind) {
         const size_t need = ((const moeblock_router_class *)block->router_kind->class_copy)->scratch_bytes(set->router);
         most = need > most ? need : most;
     }
