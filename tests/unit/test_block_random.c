@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blocks of random descriptions, formats and inputs: the working path gives the reference's bytes, at levels ref and
-// generic, in both compute types, for some NaN, infinities and denormals too.
+// generic, in both compute types, on one process and on meshes, for some NaN, infinities and denormals too.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,10 +14,12 @@
 #include "base/float.h"
 #include "cmocka.h"
 #include "config/tensors.h"
+#include "mesh/mesh.h"
 #include "moeblock/moeblock.h"
 #include "reference.h"
+#include "support/mesh_double.h"
 
-enum { ROUNDS = 300, TOKENS = 9, MOST_TENSORS = 256, TEXT = 4096 };
+enum { ROUNDS = 300, MESH_ROUNDS = 120, TOKENS = 9, MOST_TENSORS = 256, TEXT = 4096 };
 
 static uint64_t random_state = 77;
 
@@ -120,11 +122,11 @@ static int width(enum mb_format format, uint32_t most)
     return 1 + (int)next_random(most);
 }
 
-static void describe(char text[TEXT], enum mb_format format)
+static void describe(char text[TEXT], enum mb_format format, int experts, int k)
 {
     text[0] = '\0';
-    add(text, "{\"model\": {\"hidden_size\": %d, \"num_experts\": 8, \"num_experts_per_tok\": %d},", width(format, 192),
-        1 + (int)next_random(4));
+    add(text, "{\"model\": {\"hidden_size\": %d, \"num_experts\": %d, \"num_experts_per_tok\": %d},",
+        width(format, 192), experts, k);
     add(text, "\"router\": {\"type\": \"linear\", \"config\": {\"score\": \"%s\", \"post\": \"%s\", \"norm\": %s%s",
         ONE_OF(scores), ONE_OF(posts), ONE_OF(norms), ONE_OF(groups));
     add_members(text, router_members, COUNT(router_members));
@@ -306,15 +308,183 @@ static void random_blocks(void **state)
     int valid = 0;
     for (int round = 0; round < ROUNDS; round++) {
         const enum mb_format format = (enum mb_format)next_random(MB_FORMATS);
-        describe(text, format);
+        describe(text, format, 8, 1 + (int)next_random(4));
         valid += compare(text, format, round % 4 == 3);
     }
     print_message("%d of %d descriptions were valid\n", valid, ROUNDS);
     assert_true(valid >= ROUNDS * 3 / 4);
 }
 
+// --- meshes ---------------------------------------------------------------------------------------------------------
+
+// What the ranks of a mesh run, and what one process made of it. `given` ids and weights go to the experts alone, with
+// a k of their own.
+struct mesh_job {
+    const char *text;
+    const moeblock_tensor *tensors;
+    size_t n;
+    moeblock_compute compute;
+    const float *x, *aux, *y;
+    const int32_t *ids;
+    bool sharded;
+    int64_t held; // tokens of the workspace
+    int64_t given_k;
+    const int32_t *given_ids;
+    const float *given_weights;
+    float *given_y; // written by one process, compared by the ranks of a mesh
+};
+
+static void compare_rows(const struct mesh_job *job, const moeblock_mesh *mesh, const float *found, const float *wanted,
+                         int64_t tokens, int64_t width, int64_t stride)
+{
+    for (int64_t t = 0; t < tokens; t++)
+        if (memcmp(found + t * width, wanted + t * stride, (size_t)width * sizeof *found))
+            fail_msg("rank %d,%d of %d x %d: token %d differs for %s", mesh->row, mesh->column, mesh->rows,
+                     mesh->columns, (int)t, job->text);
+}
+
+static void run_rank(void *argument, const moeblock_mesh *mesh)
+{
+    const struct mesh_job *job = argument;
+    const moeblock_context_options one_thread = {.struct_size = sizeof one_thread, .threads = 1};
+    const moeblock_block_options options = {.struct_size = sizeof options, .compute = job->compute};
+    moeblock_context *context = NULL;
+    moeblock_config *config = NULL;
+    moeblock_block *block = NULL;
+    moeblock_workspace *workspace = NULL;
+    moeblock_error e = {MOEBLOCK_OK, ""};
+    moeblock_status status = moeblock_context_create(&one_thread, &context, &e);
+    if (!status) status = moeblock_config_parse(context, job->text, strlen(job->text), "random", NULL, &config, &e);
+    if (!status) status = moeblock_block_create(context, config, mesh, &options, &block, &e);
+    if (!status) status = moeblock_block_load_weights(block, job->tensors, job->n, &e);
+    if (!status) status = moeblock_workspace_create(block, job->held, NULL, 0, &workspace, &e);
+    if (status) fail_msg("%s", e.message);
+    int64_t t0 = 0, t1 = TOKENS, h0 = 0, h1 = config->hidden_size;
+    const int64_t hidden = h1, k = config->num_experts_per_tok;
+    if (mesh) mb_split(TOKENS, mesh->rows, mesh->row, &t0, &t1);
+    if (job->sharded) mb_split(hidden, mesh->columns, mesh->column, &h0, &h1);
+    const int64_t tokens = t1 - t0, own = h1 - h0;
+    float *x = malloc((size_t)(tokens * own + 1) * sizeof *x), *y = malloc((size_t)(tokens * own + 1) * sizeof *y);
+    int32_t *ids = malloc((size_t)(tokens * k + 1) * sizeof *ids);
+    for (int64_t t = 0; t < tokens; t++) memcpy(x + t * own, job->x + (t0 + t) * hidden + h0, (size_t)own * sizeof *x);
+    moeblock_forward_input input = {.struct_size = sizeof input,
+                                    .mode = MOEBLOCK_DECODE,
+                                    .x = {.dtype = MOEBLOCK_F32, .rank = 2, .dims = {tokens, own}, .data = x}};
+    moeblock_forward_output output = {.struct_size = sizeof output, .y = input.x, .ids = ids};
+    output.y.data = y;
+    if (config->router.input == MB_INPUT_AUX)
+        input.aux = array_of(config, (float *)(uintptr_t)(job->aux + t0 * hidden));
+    input.aux.dims[0] = tokens;
+    if (mesh && moeblock_block_forward(block, workspace, &input, &output, &e)) fail_msg("%s: %s", e.message, job->text);
+    if (mesh) compare_rows(job, mesh, y, job->y + t0 * hidden + h0, tokens, own, hidden);
+    if (mesh) assert_memory_equal(ids, job->ids + t0 * k, (size_t)(tokens * k) * sizeof *ids);
+    if (moeblock_block_forward_experts(block, workspace, &input.x, job->given_ids + t0 * job->given_k,
+                                       job->given_weights + t0 * job->given_k, job->given_k, &output.y, &e))
+        fail_msg("%s: %s", e.message, job->text);
+    if (mesh)
+        compare_rows(job, mesh, y, job->given_y + t0 * hidden + h0, tokens, own, hidden);
+    else
+        memcpy(job->given_y, y, (size_t)(tokens * hidden) * sizeof *y);
+    free(x);
+    free(y);
+    free(ids);
+    moeblock_block_destroy(&block);
+    moeblock_workspace_destroy(&workspace);
+    moeblock_config_destroy(&config);
+    moeblock_context_destroy(&context);
+}
+
+// k distinct ids below `classes` or -1.
+static void give_ids(int64_t k, int64_t classes, int32_t *ids, float *weights)
+{
+    for (int64_t t = 0; t < TOKENS; t++) {
+        const int64_t first = next_random((uint32_t)classes);
+        for (int64_t j = 0; j < k; j++) {
+            ids[t * k + j] = next_random(5) ? (int32_t)((first + j) % classes) : -1;
+            weights[t * k + j] = uniform();
+        }
+    }
+}
+
+static void compare_on_meshes(const char *text, moeblock_context *context, const moeblock_config *config,
+                              enum mb_format format, int rows, int columns, bool wild)
+{
+    static float x[TOKENS * 192], aux[TOKENS * 192], given_y[TOKENS * 192], given_weights[TOKENS * 16];
+    static int32_t given_ids[TOKENS * 16];
+    moeblock_tensor tensors[MOST_TENSORS];
+    const size_t n = make_tensors(config, format, tensors);
+    const int64_t classes = config->num_experts + config->router.null_experts;
+    struct result expected = make_result(config);
+    fill_input(x, (size_t)(TOKENS * config->hidden_size), wild);
+    fill_input(aux, (size_t)(TOKENS * config->hidden_size), wild);
+    struct mesh_job job = {.text = text,
+                           .tensors = tensors,
+                           .n = n,
+                           .compute = next_random(2) ? MOEBLOCK_COMPUTE_BF16 : MOEBLOCK_COMPUTE_F32,
+                           .x = x,
+                           .aux = aux,
+                           .y = expected.y,
+                           .ids = expected.ids,
+                           .held = 16 * TOKENS,
+                           .given_k = 1 + next_random((uint32_t)classes),
+                           .given_ids = given_ids,
+                           .given_weights = given_weights,
+                           .given_y = given_y};
+    give_ids(job.given_k, classes, given_ids, given_weights);
+    run_reference(context, config, tensors, n, job.compute, x, aux, &expected);
+    run_rank(&job, NULL);
+    job.sharded = columns > 1 && config->hidden_size % columns == 0;
+    job.held = job.given_k + next_random(TOKENS); // enough for one token's slots
+    struct mesh_double *mesh = mesh_double_create(rows, columns);
+    mesh_double_run(mesh, run_rank, &job);
+    mesh_double_destroy(mesh);
+    free_result(&expected);
+    free_tensors(tensors, n);
+}
+
+// Whether the description is a valid one; then it was compared.
+static bool on_meshes(const char *text, enum mb_format format, int rows, int columns, bool wild)
+{
+    moeblock_context *context = NULL;
+    moeblock_config *config = NULL;
+    assert_int_equal(moeblock_context_create(NULL, &context, NULL), MOEBLOCK_OK);
+    const bool valid = moeblock_config_parse(context, text, strlen(text), "random", NULL, &config, NULL) == MOEBLOCK_OK;
+    if (valid) compare_on_meshes(text, context, config, format, rows, columns, wild);
+    moeblock_config_destroy(&config);
+    moeblock_context_destroy(&context);
+    return valid;
+}
+
+// Few experts and narrow layers on many ranks: some own no expert, some no column; k up to all experts.
+static void random_meshes(void **state)
+{
+    (void)state;
+    static char text[TEXT];
+    static const int counts[] = {1, 2, 3, 4, 8};
+    int valid = 0;
+    for (int round = 0; round < MESH_ROUNDS; round++) {
+        const enum mb_format format = (enum mb_format)next_random(MB_FORMATS);
+        const int experts = counts[next_random(5)];
+        describe(text, format, experts, 1 + (int)next_random((uint32_t)experts));
+        valid += on_meshes(text, format, 1 + (int)next_random(4), 1 + (int)next_random(4), round % 4 == 3);
+    }
+    print_message("%d of %d descriptions were valid\n", valid, MESH_ROUNDS);
+    assert_true(valid >= MESH_ROUNDS / 3);
+}
+
+// Given ids may be more than the description's one per token: then fewer rows travel, but each to more ranks.
+static void wide_choices_on_a_mesh(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "{\"model\": {\"hidden_size\": 2, \"num_experts\": 4, \"num_experts_per_tok\": 1}, \"router\": {\"type\": "
+        "\"linear\"}, \"experts\": {\"distributed\": {\"intermediate_size\": 3, \"activation\": \"silu\"}}}";
+    for (int round = 0; round < 20; round++) assert_true(on_meshes(text, MB_FORMAT_BF16, 4, 1, false));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(random_blocks)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_blocks), cmocka_unit_test(random_meshes),
+                                       cmocka_unit_test(wide_choices_on_a_mesh)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
