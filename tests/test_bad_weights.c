@@ -213,17 +213,10 @@ static void for_every_tensor(const char *what, tensor_body body)
 
 // --- missing ---------------------------------------------------------------------------------------------------------
 
-// The plain name is the one that a message about MXFP4 blocks gives.
-static void name_asked_for(const moeblock_tensor *tensor, char name[256])
-{
-    snprintf(name, 256, "'%s'", tensor->name);
-    if (ends_with(tensor->name, "_blocks")) strcpy(name + strlen(name) - strlen("_blocks'"), "'");
-}
-
 static void try_missing(struct bench *bench, moeblock_tensor *tensor)
 {
     char name[256];
-    name_asked_for(tensor, name);
+    snprintf(name, sizeof name, "'%s'", tensor->name);
     tensor->name = "model.layers.99.mlp.elsewhere";
     refused(bench, MOEBLOCK_NOT_FOUND, (const char *const[]){name, "the checkpoint has no tensor", NULL});
 }

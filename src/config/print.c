@@ -87,6 +87,7 @@ size_t moeblock_config_print(const moeblock_config *config, char *to, size_t cap
 {
     struct writer w = {.to = to, .capacity = to ? capacity : 0, .first = true};
     char text[MB_VALUE_TEXT];
+    if (w.capacity) to[0] = 0;
     if (!config) return 0;
     put(&w, "{");
     for (size_t i = 0; i < mb_schema_count; i++) {

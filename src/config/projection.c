@@ -78,10 +78,13 @@ static bool suffix_seen(int format)
     return false;
 }
 
-// Finds the tensor with the weights: its name and type tell the format. The plain name is the one reported missing.
+// Finds the tensor with the weights: its name and type tell the format. Reported missing is the name in the format that
+// `weights.format` asks for, the plain one with auto.
 static moeblock_status find_codes(const moeblock_config *config, moeblock_weights *weights, enum mb_role role,
                                   int64_t layer, int64_t expert, struct mb_matrix *out, moeblock_error *error)
 {
+    const int asked = mb_roles[role].owner == MB_OWNER_ROUTED ? mb_format_find(config->format) : -1;
+    const char *expected = asked < 0 ? "" : mb_format_table[asked].codes_suffix;
     moeblock_error missing = {MOEBLOCK_OK, ""};
     for (int f = 0; f < MB_FORMATS; f++) {
         const char *suffix = mb_format_table[f].codes_suffix;
@@ -93,7 +96,7 @@ static moeblock_status find_codes(const moeblock_config *config, moeblock_weight
             if (error) *error = reason;
             return status;
         }
-        if (!missing.code) missing = reason;
+        if (!strcmp(suffix, expected)) missing = reason;
     }
     if (error) *error = missing;
     return MOEBLOCK_NOT_FOUND;
