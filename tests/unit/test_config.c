@@ -340,99 +340,100 @@ static void test_settings(void **state)
 
 // --- rules
 
-static void test_rules(void **state)
-{
-    (void)state;
 #define WITH(router, experts, more)                                                                                    \
     "{" SIZES ",\n\"router\":{\"config\":{" router                                                                     \
     "}},\n\"experts\":{\"distributed\":{\"intermediate_size\":32" experts "}" more "}\n}"
-    static const struct {
-        const char *text, *message;
-    } cases[] = {
-        {WITH("\"n_group\":3", "", ""), "2: router.config.n_group is 3, which does not divide model.num_experts (8)"},
-        {WITH("\"n_group\":4,\"topk_group\":5", "", ""),
-         "2: router.config.topk_group is 5, more than router.config.n_group (4)"},
-        {WITH("\"n_group\":8,\"topk_group\":1", "", ""),
-         "2: router.config.topk_group 1 keeps 1 experts, fewer than model.num_experts_per_tok (2)"},
-        {WITH("\"n_group\":8,\"topk_group\":2,\"group_score\":\"sum_top2\"", "", ""),
-         "2: router.config.group_score is \"sum_top2\" but router.config.n_group 8 leaves groups of one of "
-         "model.num_experts (8)"},
-        {WITH("\"n_group\":4,\"groups\":\"per_group\"", "", ""),
-         "2: router.config.n_group is 4, which does not divide model.num_experts_per_tok (2), as groups \"per_group\" "
-         "needs"},
-        {WITH("\"n_group\":4,\"groups\":\"none\"", "", ""),
-         "2: router.config.n_group is 4 but router.config.groups is \"none\"; keep one"},
-        {WITH("\"n_group\":2,\"null_experts\":1", "", ""),
-         "2: router.config.n_group is 2, which does not divide model.num_experts (8) plus router.config.null_experts"},
-        {WITH("\"norm\":\"sum\",\"norm_topk_prob\":false", "", ""),
-         "2: router.config.norm_topk_prob is false but router.config.norm is \"sum\"; keep one"},
-        {WITH("\"norm\":\"none\",\"norm_topk_prob\":true", "", ""),
-         "2: router.config.norm_topk_prob is true but router.config.norm is \"none\"; keep one"},
-        {WITH("\"norm\":\"sum_clamped\"", "", ""),
-         "router.config.norm is \"sum_clamped\" but router.config.norm_eps, its minimum, is 0"},
-        {WITH("\"num_experts\":9", "", ""), "2: router.config.num_experts is 9 but model.num_experts, another spelling "
-                                            "of the same key, is 8; keep one"},
-        {WITH("", ",\"clamp\":\"before\"", ""),
-         "3: experts.distributed.clamp is \"before\" but experts.distributed.limit is 0; give a limit"},
-        {WITH("", ",\"clamp\":\"none\",\"limit\":7", ""),
-         "3: experts.distributed.limit is 7 but experts.distributed.clamp is \"none\"; keep one"},
-        {WITH("", ",\"gated\":false,\"activation\":\"clamped_swiglu\"", ""),
-         "3: experts.distributed.gated is false but experts.distributed.activation \"swiglu_oai\" needs a gate"},
-        {WITH("", ",\"enabled\":false", ""),
-         "3: experts.distributed.enabled and experts.shared.enabled are both false: nothing is left to compute"},
-        {WITH("", "", ",\"latent\":{\"in_norm\":true}"),
-         "experts.latent.in_norm is true but experts.latent.size is 0; give a size"},
-        {WITH("\"null_experts\":1", "", ",\"latent\":{\"size\":16}"),
-         "2: router.config.null_experts return x itself, but experts.latent.size is 16 and the routed sum is that "
-         "narrow; use one or the other"},
-        {WITH("", "", ",\"shared\":{\"mix\":\"average\"}"),
-         "3: experts.shared.mix is \"average\" but experts.shared.enabled is false"},
-        {WITH("", "", ",\"shared\":{\"enabled\":true}"),
-         "no value for experts.shared.intermediate_size; give them in the file or load from a folder whose config.json "
-         "has them"},
-        {WITH("", "", "},\"shared_expert_placement\":\"none\",\"chunking\":{\"moe_chunk_size\":-1"),
-         "3: chunking.moe_chunk_size is -1, expected an integer from 0 to 2147483647"},
-        {WITH("", "", ",\"shared\":true},\"shared_expert_placement\":\"none\",\"chunking\":{"),
-         "3: experts.shared.enabled is true but shared_expert_placement is \"none\"; keep one"},
-        {WITH("", "", ",\"shared\":true},\"model_params\":{\"n_shared_experts\":0"),
-         "3: experts.shared.enabled is true but model.n_shared_experts is 0; keep one"},
-        {WITH("", "", "},\"weights\":{\"format\":\"fp6\""),
-         "3: weights.format is \"fp6\", expected one of \"auto\", \"f32\", \"f16\", \"bf16\", \"fp8\", \"mxfp4\""},
-        {WITH("", ",\"gated\":false", "},\"weights\":{\"gate_up\":\"interleaved\""),
-         "3: weights.gate_up joins gate and up but experts.distributed.gated is false"},
-        {WITH("", "", "},\"weights\":{\"layout\":\"stacked\""),
-         "weights.names.gate is \"mlp.experts.{expert}.gate_proj.weight\", expected no {expert} because weights.layout "
-         "is \"stacked\""},
-        {WITH("", "", "},\"weights\":{\"names\":{\"up\":\"up.weight\"}"),
-         "3: weights.names.up is \"up.weight\", expected an {expert} in it because weights.layout is \"per_expert\""},
-        {WITH("", "", "},\"weights\":{\"names\":{\"router_weight\":\"r.{expert}\"}"),
-         "3: weights.names.router_weight is \"r.{expert}\", expected no {expert}: there is one such tensor"},
-        {WITH("", "", "},\"weights\":{\"names\":{\"router_weight\":\"r.{e}\"}"),
-         "3: weights.names.router_weight is \"r.{e}\", expected no braces but {layer} and {expert}"},
-        {WITH("", "", "},\"weights\":{\"names\":\"nobody\""),
-         "3: weights.names is \"nobody\", expected an object or one of \"deepseek\", \"qwen\", \"mixtral\", "
-         "\"gpt_oss\", \"llama4\", \"granite\", \"ernie\", \"hunyuan\", \"stacked\""},
-        {WITH("", "", "},\"layer_index\":4,\"module_prefix\":\"model.layers.3\",\"chunking\":{"),
-         "3: weights.module_prefix is \"model.layers.3\" but layer_index is 4; write {layer} in the prefix"},
-        {WITH("", "", "},\"layer_index\":2,\"model_params\":{\"moe_layers\":\"3-60\""),
-         "3: layer_index is 2, which is a dense layer; the MoE layers are 3-60"},
-        {WITH("", "", "},\"layer_index\":7,\"model_params\":{\"num_layers\":7"),
-         "3: layer_index is 7 but model.num_layers is 7, expected 0 to 6"},
-        {WITH("", "", "},\"model_params\":{\"moe_layers\":\"3-\""),
-         "3: model.moe_layers is \"3-\", expected layers such as \"3-60\" or \"1,3,5\""},
-        {WITH("\"expert_groups\":1", "", ""),
-         "2: unknown key \"router.config.expert_groups\"; docs/config.md lists the keys"},
-        {WITH("", "", ",\"config\":{\"a\":1}"), "3: unknown key \"experts.config.a\"; docs/config.md lists the keys"},
-        {WITH("", "", "},\"chunking\":{\"\":1"), "3: key \"\" in chunking is empty"},
-        {WITH("", "", "},\"router.type\":\"topk\",\"chunking\":{"),
-         "key \"router.type\" has a dot in its name; write nested objects"},
-        {WITH("", "", "},\"tensor_parallel\":true,\"chunking\":{"), "3: tensor_parallel is true, expected an object"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+static const struct {
+    const char *text, *message;
+} broken_rules[] = {
+    {WITH("\"n_group\":3", "", ""), "2: router.config.n_group is 3, which does not divide model.num_experts (8)"},
+    {WITH("\"n_group\":4,\"topk_group\":5", "", ""),
+     "2: router.config.topk_group is 5, more than router.config.n_group (4)"},
+    {WITH("\"n_group\":8,\"topk_group\":1", "", ""),
+     "2: router.config.topk_group 1 keeps 1 experts, fewer than model.num_experts_per_tok (2)"},
+    {WITH("\"n_group\":8,\"topk_group\":2,\"group_score\":\"sum_top2\"", "", ""),
+     "2: router.config.group_score is \"sum_top2\" but router.config.n_group 8 leaves groups of one of "
+     "model.num_experts (8)"},
+    {WITH("\"n_group\":4,\"groups\":\"per_group\"", "", ""),
+     "2: router.config.n_group is 4, which does not divide model.num_experts_per_tok (2), as groups \"per_group\" "
+     "needs"},
+    {WITH("\"n_group\":4,\"groups\":\"none\"", "", ""),
+     "2: router.config.n_group is 4 but router.config.groups is \"none\"; keep one"},
+    {WITH("\"n_group\":2,\"null_experts\":1", "", ""),
+     "2: router.config.n_group is 2, which does not divide model.num_experts (8) plus router.config.null_experts"},
+    {WITH("\"norm\":\"sum\",\"norm_topk_prob\":false", "", ""),
+     "2: router.config.norm_topk_prob is false but router.config.norm is \"sum\"; keep one"},
+    {WITH("\"norm\":\"none\",\"norm_topk_prob\":true", "", ""),
+     "2: router.config.norm_topk_prob is true but router.config.norm is \"none\"; keep one"},
+    {WITH("\"norm\":\"sum_clamped\"", "", ""),
+     "router.config.norm is \"sum_clamped\" but router.config.norm_eps, its minimum, is 0"},
+    {WITH("\"num_experts\":9", "", ""), "2: router.config.num_experts is 9 but model.num_experts, another spelling "
+                                        "of the same key, is 8; keep one"},
+    {WITH("", ",\"clamp\":\"before\"", ""),
+     "3: experts.distributed.clamp is \"before\" but experts.distributed.limit is 0; give a limit"},
+    {WITH("", ",\"clamp\":\"none\",\"limit\":7", ""),
+     "3: experts.distributed.limit is 7 but experts.distributed.clamp is \"none\"; keep one"},
+    {WITH("", ",\"gated\":false,\"activation\":\"clamped_swiglu\"", ""),
+     "3: experts.distributed.gated is false but experts.distributed.activation \"swiglu_oai\" needs a gate"},
+    {WITH("", ",\"enabled\":false", ""),
+     "3: experts.distributed.enabled and experts.shared.enabled are both false: nothing is left to compute"},
+    {WITH("", "", ",\"latent\":{\"in_norm\":true}"),
+     "experts.latent.in_norm is true but experts.latent.size is 0; give a size"},
+    {WITH("\"null_experts\":1", "", ",\"latent\":{\"size\":16}"),
+     "2: router.config.null_experts return x itself, but experts.latent.size is 16 and the routed sum is that "
+     "narrow; use one or the other"},
+    {WITH("", "", ",\"shared\":{\"mix\":\"average\"}"),
+     "3: experts.shared.mix is \"average\" but experts.shared.enabled is false"},
+    {WITH("", "", ",\"shared\":{\"enabled\":true}"),
+     "no value for experts.shared.intermediate_size; give them in the file or load from a folder whose config.json "
+     "has them"},
+    {WITH("", "", "},\"shared_expert_placement\":\"none\",\"chunking\":{\"moe_chunk_size\":-1"),
+     "3: chunking.moe_chunk_size is -1, expected an integer from 0 to 2147483647"},
+    {WITH("", "", ",\"shared\":true},\"shared_expert_placement\":\"none\",\"chunking\":{"),
+     "3: experts.shared.enabled is true but shared_expert_placement is \"none\"; keep one"},
+    {WITH("", "", ",\"shared\":true},\"model_params\":{\"n_shared_experts\":0"),
+     "3: experts.shared.enabled is true but model.n_shared_experts is 0; keep one"},
+    {WITH("", "", "},\"weights\":{\"format\":\"fp6\""),
+     "3: weights.format is \"fp6\", expected one of \"auto\", \"f32\", \"f16\", \"bf16\", \"fp8\", \"mxfp4\""},
+    {WITH("", ",\"gated\":false", "},\"weights\":{\"gate_up\":\"interleaved\""),
+     "3: weights.gate_up joins gate and up but experts.distributed.gated is false"},
+    {WITH("", "", "},\"weights\":{\"layout\":\"stacked\""),
+     "weights.names.gate is \"mlp.experts.{expert}.gate_proj.weight\", expected no {expert} because weights.layout "
+     "is \"stacked\""},
+    {WITH("", "", "},\"weights\":{\"names\":{\"up\":\"up.weight\"}"),
+     "3: weights.names.up is \"up.weight\", expected an {expert} in it because weights.layout is \"per_expert\""},
+    {WITH("", "", "},\"weights\":{\"names\":{\"router_weight\":\"r.{expert}\"}"),
+     "3: weights.names.router_weight is \"r.{expert}\", expected no {expert}: there is one such tensor"},
+    {WITH("", "", "},\"weights\":{\"names\":{\"router_weight\":\"r.{e}\"}"),
+     "3: weights.names.router_weight is \"r.{e}\", expected no braces but {layer} and {expert}"},
+    {WITH("", "", "},\"weights\":{\"names\":\"nobody\""),
+     "3: weights.names is \"nobody\", expected an object or one of \"deepseek\", \"qwen\", \"mixtral\", "
+     "\"gpt_oss\", \"llama4\", \"granite\", \"ernie\", \"hunyuan\", \"stacked\""},
+    {WITH("", "", "},\"layer_index\":4,\"module_prefix\":\"model.layers.3\",\"chunking\":{"),
+     "3: weights.module_prefix is \"model.layers.3\" but layer_index is 4; write {layer} in the prefix"},
+    {WITH("", "", "},\"layer_index\":2,\"model_params\":{\"moe_layers\":\"3-60\""),
+     "3: layer_index is 2, which is a dense layer; the MoE layers are 3-60"},
+    {WITH("", "", "},\"layer_index\":7,\"model_params\":{\"num_layers\":7"),
+     "3: layer_index is 7 but model.num_layers is 7, expected 0 to 6"},
+    {WITH("", "", "},\"model_params\":{\"moe_layers\":\"3-\""),
+     "3: model.moe_layers is \"3-\", expected layers such as \"3-60\" or \"1,3,5\""},
+    {WITH("\"expert_groups\":1", "", ""),
+     "2: unknown key \"router.config.expert_groups\"; docs/config.md lists the keys"},
+    {WITH("", "", ",\"config\":{\"a\":1}"), "3: unknown key \"experts.config.a\"; docs/config.md lists the keys"},
+    {WITH("", "", "},\"chunking\":{\"\":1"), "3: key \"\" in chunking is empty"},
+    {WITH("", "", "},\"router.type\":\"topk\",\"chunking\":{"),
+     "key \"router.type\" has a dot in its name; write nested objects"},
+    {WITH("", "", "},\"tensor_parallel\":true,\"chunking\":{"), "3: tensor_parallel is true, expected an object"},
+};
+
+static void test_rules(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof broken_rules / sizeof broken_rules[0]; i++) {
         char message[1024];
-        const bool lined = cases[i].message[1] == ':';
-        snprintf(message, sizeof message, "t.json:%s%s", lined ? "" : " ", cases[i].message);
-        assert_fails(cases[i].text, MOEBLOCK_INVALID_CONFIG, message);
+        const bool lined = broken_rules[i].message[1] == ':';
+        snprintf(message, sizeof message, "t.json:%s%s", lined ? "" : " ", broken_rules[i].message);
+        assert_fails(broken_rules[i].text, MOEBLOCK_INVALID_CONFIG, message);
     }
     assert_fails("{\"experts\":{\"dense_backbone\":{\"enabled\":true}}}", MOEBLOCK_UNSUPPORTED,
                  "t.json: experts.dense_backbone.enabled is true, expected false: a dense branch beside the block "
