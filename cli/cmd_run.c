@@ -48,6 +48,8 @@ static int check_outputs(const struct cli_args *args, char ids[CLI_PATH_MAX], ch
     if (snprintf(ids, CLI_PATH_MAX, "%s_ids.npy", args->router_out) >= CLI_PATH_MAX ||
         snprintf(weights, CLI_PATH_MAX, "%s_weights.npy", args->router_out) >= CLI_PATH_MAX)
         return cli_fail(CLI_USAGE, "option --router-out: longer than %d bytes", CLI_PATH_MAX);
+    if (args->output && (!strcmp(args->output, ids) || !strcmp(args->output, weights)))
+        return cli_fail(CLI_USAGE, "--output and --router-out would both write '%s'; give two names", args->output);
     code = cli_check_output(ids);
     return code ? code : cli_check_output(weights);
 }

@@ -68,6 +68,12 @@ class OddFiles(Case):
         self.assertIn(result.returncode, (66, 74))
         self.assert_untouched()
 
+    def test_two_outputs_of_one_name(self):
+        for end in ("_ids.npy", "_weights.npy"):
+            self.fail_with(64, ["--output", "--router-out", "r" + end],
+                           *self.run_arguments(output=self.path("r" + end), **{"router-out": self.path("r")}))
+            self.assertFalse(os.path.exists(self.path("r" + end)))
+
     def test_link_stays_a_link(self):
         os.symlink(self.y, self.path("link.npy"))
         self.succeed(*self.run_arguments(output=self.path("link.npy")))
