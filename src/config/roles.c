@@ -8,6 +8,7 @@
 #include "base/arith.h"
 #include "base/status.h"
 #include "config/preset.h"
+#include "weights/checkpoint.h"
 
 // When a description calls for a tensor.
 static bool router(const moeblock_config *c) { return c->routed_enabled && mb_router_is_builtin(c->router.type); }
@@ -207,6 +208,6 @@ moeblock_status mb_role_find(const moeblock_config *config, moeblock_weights *we
         return status;
     }
     return mb_fail(error, MOEBLOCK_NOT_FOUND,
-                   "the checkpoint has no tensor '%s%s' (weights.names.%s), nor '%s%s' or '%s%s'", full, suffix,
-                   mb_roles[role].key, part, suffix, names[2], suffix);
+                   "%s: the checkpoint has no tensor '%s%s' (weights.names.%s), nor '%s%s' or '%s%s'", weights->path,
+                   full, suffix, mb_roles[role].key, part, suffix, names[2], suffix);
 }

@@ -409,13 +409,13 @@ static void test_errors(void **state)
                      "F8_E8M0 or U8 scales");
     scale->name = "unrelated";
     assert_not_found(config, c, MB_PROJ_UP, MOEBLOCK_NOT_FOUND,
-                     "the checkpoint has no tensor 'model.layers.7.mlp.experts.1.up_proj.weight_scale_inv' "
+                     "memory: the checkpoint has no tensor 'model.layers.7.mlp.experts.1.up_proj.weight_scale_inv' "
                      "(weights.names.up), nor 'mlp.experts.1.up_proj.weight_scale_inv' or "
                      "'experts.1.up_proj.weight_scale_inv'");
     up->name = "unrelated too";
     assert_not_found(
         config, c, MB_PROJ_UP, MOEBLOCK_NOT_FOUND,
-        "the checkpoint has no tensor 'model.layers.7.mlp.experts.1.up_proj.weight' (weights.names.up), nor "
+        "memory: the checkpoint has no tensor 'model.layers.7.mlp.experts.1.up_proj.weight' (weights.names.up), nor "
         "'mlp.experts.1.up_proj.weight' or 'experts.1.up_proj.weight'");
     struct mb_matrix matrix;
     assert_int_equal(mb_projection_find(config, c->weights, MB_PROJ_UP, 7, EXPERTS, &matrix, NULL),
