@@ -9,6 +9,7 @@
 #include "cli/machine.h"
 #include "cli/out.h"
 #include "cli/session.h"
+#include "kernels/kernels.h"
 #include "moeblock/export.h"
 
 static json_t *levels_json(void)
@@ -30,7 +31,10 @@ static const char *why_chosen(const struct cli_args *args)
 {
     const char *const wish = getenv("MOEBLOCK_CPU");
     if (args->level) return "asked for by --level";
-    return wish && *wish ? "asked for by MOEBLOCK_CPU" : "the best that this machine can run";
+    if (wish && *wish) return "asked for by MOEBLOCK_CPU";
+    const char *why = "";
+    mb_kernels_best(&why);
+    return why;
 }
 
 static void print_json(const struct cli_session *session, const struct cli_args *args,

@@ -1,11 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which kernel levels this build has and which one runs.
+// Which kernel levels this build has and which one runs: by rules on what the CPU does well, never by timing.
 #include <string.h>
 
 #include "base/status.h"
+#include "kernels/cpu.h"
 #include "kernels/kernels.h"
 
-const struct mb_kernels *const mb_kernel_levels[] = {&mb_kernels_ref, &mb_kernels_generic, NULL};
+// Slowest first.
+const struct mb_kernels *const mb_kernel_levels[] = {
+    &mb_kernels_ref,
+    &mb_kernels_generic,
+    NULL,
+};
+
+// The first rule that fits the machine and names a level of this build decides. A flag says that instructions exist,
+// not that they are fast: AMD's bf16 dot product does twice the work of a float32 multiply-add per cycle, Intel's
+// outside the AMX unit half of it.
+static const struct {
+    enum mb_cpu_vendor vendor; // MB_CPU_OTHER: any
+    uint32_t features;
+    const char *level, *why;
+} rules[] = {
+    {MB_CPU_AMD, MB_CPU_LEVEL_AVX512BF16, "avx512bf16", "AMD's bf16 dot product outruns its float32 multiply-add"},
+    {MB_CPU_INTEL, MB_CPU_LEVEL_AVX512BF16, "avx512", "Intel's float32 multiply-add outruns its avx512_bf16"},
+    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512, "avx512", "the widest float32 multiply-add of this machine"},
+    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX2, "avx2", "the widest float32 multiply-add of this machine"},
+    {MB_CPU_OTHER, 0, "generic", "the only fast level that this machine can run"},
+};
 
 static const struct mb_kernels *find(const char *name)
 {
@@ -15,19 +36,22 @@ static const struct mb_kernels *find(const char *name)
     return NULL;
 }
 
-static const struct mb_kernels *best(void)
+const struct mb_kernels *mb_kernels_best(const char **why)
 {
-    const struct mb_kernels *chosen = mb_kernel_levels[0];
-    const char *reason;
-    for (int i = 0; mb_kernel_levels[i]; i++) {
-        if (mb_kernel_levels[i]->usable(&reason)) chosen = mb_kernel_levels[i];
+    const struct mb_cpu cpu = mb_cpu_detect();
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        const struct mb_kernels *kernels = find(rules[i].level);
+        if (rules[i].vendor != MB_CPU_OTHER && rules[i].vendor != cpu.vendor) continue;
+        if (!kernels || (cpu.features & rules[i].features) != rules[i].features) continue;
+        if (why) *why = rules[i].why;
+        return kernels;
     }
-    return chosen;
+    return &mb_kernels_generic;
 }
 
 const struct mb_kernels *mb_kernels_select(const char *name, moeblock_error *error)
 {
-    if (!name) return best();
+    if (!name) return mb_kernels_best(NULL);
     const struct mb_kernels *kernels = find(name);
     if (!kernels) {
         char known[256] = "";
