@@ -293,6 +293,48 @@ static void missing_tensors_are_named(void **state)
     }
 }
 
+static int all_tensors(const void *self, int64_t layer, const char *format, int64_t i, moeblock_tensor_need *need)
+{
+    (void)self, (void)layer;
+    assert_null(format);
+    if (i >= TENSORS - 1) return 0;
+    snprintf(need->name, sizeof need->name, "%s", names[1 + i]);
+    return 1;
+}
+
+static int without_end(const void *self, int64_t layer, const char *format, int64_t i, moeblock_tensor_need *need)
+{
+    (void)self, (void)layer, (void)format, (void)i;
+    snprintf(need->name, sizeof need->name, "%s", names[1]);
+    return 1;
+}
+
+// A kind that lists its tensors is asked before it reads any.
+static void all_missing_needs_are_named(void **state)
+{
+    (void)state;
+    struct outside test = {.granule = 8};
+    struct made made;
+    moeblock_expert_class experts = outside_splitting;
+    experts.need = all_tensors;
+    make_well(&(struct how){.test = &test, .experts = &experts}, &made);
+    unmake(&made);
+    tensors[2].name = "another";
+    tensors[7].name = "a third";
+    moeblock_status status = make(&(struct how){.test = &test, .experts = &experts}, &made);
+    tensors[2].name = names[2];
+    tensors[7].name = names[7];
+    expect(status, MOEBLOCK_NOT_FOUND, &made.error,
+           "expert kind \"outside_experts\" needs 2 tensors that the checkpoint does not have: 'experts.0.out', "
+           "'experts.3.in'");
+    unmake(&made);
+    experts.need = without_end;
+    status = make(&(struct how){.test = &test, .experts = &experts}, &made);
+    expect(status, MOEBLOCK_INTERNAL, &made.error, "needs more than 1048576 tensors");
+    unmake(&made);
+    assert_int_equal(test.created, test.destroyed);
+}
+
 // Every call's error comes back as it was given, from load or from forward, and nothing is left behind.
 static void errors_keep_their_sentence(void **state)
 {
@@ -519,6 +561,7 @@ int main(void)
         cmocka_unit_test(absent_objects_are_empty),
         cmocka_unit_test(routers_see_all_inputs),
         cmocka_unit_test(missing_tensors_are_named),
+        cmocka_unit_test(all_missing_needs_are_named),
         cmocka_unit_test(errors_keep_their_sentence),
         cmocka_unit_test(silent_failures_get_a_sentence),
         cmocka_unit_test(a_failed_load_keeps_the_weights),

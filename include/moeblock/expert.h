@@ -45,8 +45,8 @@ typedef struct moeblock_expert_call {
     void *scratch; // scratch_bytes(self) bytes, 64-byte aligned, of this call alone
 } moeblock_expert_call;
 
-// The calls of an expert kind: create, destroy, open and outer must be there, the others may be NULL (no tensors for
-// synth, nothing to pack, no scratch, any column range, no inner phase). With an intermediate_size of 0 inner is not
+// The calls of an expert kind: create, destroy, open and outer must be there, the others may be NULL (no tensors to
+// look for, nothing to pack, no scratch, any column range, no inner phase). With an intermediate_size of 0 inner is not
 // called and outer gets the rows themselves. `inner` and `outer` may come from several threads at once.
 typedef struct moeblock_expert_class {
     uint32_t struct_size;
@@ -55,7 +55,9 @@ typedef struct moeblock_expert_class {
     int splits;
     moeblock_status (*create)(void *user, const moeblock_expert_build *build, void **self, moeblock_error *error);
     void (*destroy)(void *self);
-    // As moeblock_router_class.need. `format` names the number format that synth writes (NULL or "bf16", ...).
+    // As moeblock_router_class.need, for the experts owned. `format` names the number format that a writer writes
+    // ("bf16",
+    // ...); loading gives NULL: what is there in any format.
     int (*need)(const void *self, int64_t layer, const char *format, int64_t i, moeblock_tensor_need *out);
     // Finds and checks its tensors, allocates, and says in how many independent items packing is done.
     // `weights` is borrowed until the last pack.

@@ -35,10 +35,11 @@ typedef struct moeblock_router_input {
     void *scratch; // scratch_bytes(self) bytes, 64-byte aligned, of this call alone
 } moeblock_router_input;
 
-// A tensor that a router or expert kind needs, for loading, `synth` and messages.
+// A tensor that a router or expert kind needs. Loading looks for all of them before the kind reads any, and names all
+// that are missing in one error; dtype and dims are for tools that write such a checkpoint.
 typedef struct moeblock_tensor_need {
     char name[256];       // full name in the checkpoint
-    moeblock_dtype dtype; // what `synth` writes; MOEBLOCK_DTYPE_NONE: the checkpoint's float format
+    moeblock_dtype dtype; // what a writer writes; MOEBLOCK_DTYPE_NONE: the checkpoint's float format
     int rank;
     int64_t dims[MOEBLOCK_MAX_RANK];
 } moeblock_tensor_need;
@@ -50,7 +51,7 @@ typedef struct moeblock_router_class {
     // Makes a router. Errors: INVALID_CONFIG for what config_json holds.
     moeblock_status (*create)(void *user, const moeblock_router_build *build, void **self, moeblock_error *error);
     void (*destroy)(void *self);
-    // The i-th tensor it needs for `layer` (i from 0); returns 0 past the last one, else 1.
+    // The i-th tensor it needs for `layer` (i from 0); returns 0 past the last one, else 1. Called after create.
     int (*need)(const void *self, int64_t layer, int i, moeblock_tensor_need *out);
     // Reads its tensors. Called once.
     moeblock_status (*load)(void *self, moeblock_weights *weights, int64_t layer, moeblock_error *error);

@@ -109,6 +109,12 @@ struct mb_backend {
 
 extern const struct mb_backend mb_backend_cpu;
 
+// needs.c: NOT_FOUND with all that is missing of what a kind from outside says it needs. `error` is not NULL.
+moeblock_status mb_router_needs(const struct mb_registered *kind, const void *self, moeblock_weights *weights,
+                                int64_t layer, moeblock_error *error);
+moeblock_status mb_expert_needs(const struct mb_registered *kind, const void *self, moeblock_weights *weights,
+                                int64_t layer, moeblock_error *error);
+
 // share.c
 moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh *mesh, struct mb_share *out,
                               moeblock_error *error);

@@ -51,6 +51,7 @@ static moeblock_status load_router(const moeblock_block *block, moeblock_weights
     void *self = NULL;
     MB_TRY(mb_kind_status("router", registered, "create", kind->create(registered->user, &build, &self, error), error));
     set->router = self;
+    MB_TRY(mb_router_needs(registered, self, weights, layer, error));
     return mb_kind_status("router", registered, "load", kind->load(set->router, weights, layer, error), error);
 }
 
@@ -88,6 +89,7 @@ static moeblock_status open_experts(const moeblock_block *block, bool shared, mo
     void *made = NULL;
     MB_TRY(mb_kind_status("expert", registered, "create", kind->create(registered->user, &build, &made, error), error));
     *self = made;
+    MB_TRY(mb_expert_needs(registered, made, weights, layer, error));
     MB_TRY(mb_kind_status("expert", registered, "open", kind->open(made, weights, layer, items, error), error));
     if (*items >= 0) return MOEBLOCK_OK;
     return mb_fail(error, MOEBLOCK_INTERNAL, "expert kind \"%s\" opened with %" PRId64 " items to pack, expected >= 0",
