@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "block.h"
 #include "cli/bench.h"
 #include "cli/commands.h"
 #include "cli/machine.h"
@@ -149,9 +150,7 @@ static int make_weights(struct cli_session *session, struct bench *bench, struct
     snprintf(name, sizeof name, "%s", args->format ? args->format : named ? session->config->format : "bf16");
     const int found = mb_format_find(name);
     if (found < 0) return cli_fail(CLI_BAD_CONFIG, "weights.format is '%s', which cannot be made up", name);
-    moeblock_config_shape shape = {0};
-    moeblock_config_get_shape(session->config, &shape);
-    const int64_t layer = shape.layer >= 0 ? shape.layer : 0;
+    const int64_t layer = mb_block_layer(session->config);
     bench->source = "made up";
     const int code = fit_memory(session, bench, (enum mb_format)found, layer);
     if (code) return code;

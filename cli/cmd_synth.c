@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "block.h"
 #include "cli/commands.h"
 #include "cli/exit.h"
 #include "cli/out.h"
@@ -83,11 +84,10 @@ static int write_checkpoint(struct synth_plan *plan, struct cli_session *session
 static int synth(struct cli_session *session, const struct cli_args *args, struct synth_plan *plan)
 {
     int code;
-    moeblock_config_shape shape = {0};
     if ((code = cli_open_context(session, args, (int)args->threads))) return code;
     if ((code = cli_open_config(session, args, args->positional[0], NULL, 0))) return code;
-    moeblock_config_get_shape(session->config, &shape);
-    const int64_t layer = args->layer >= 0 ? args->layer : shape.layer >= 0 ? shape.layer : 0;
+    if ((code = cli_make_block(session, args))) return code; // kinds from outside bring tensors that only they know
+    const int64_t layer = mb_block_layer(session->config);
     describe_checkpoint(session->config, layer, args->format);
     const enum mb_format format = (enum mb_format)mb_format_find(args->format);
     if ((code = synth_plan_make(session->config, format, layer, (uint64_t)args->seed, args->shard_bytes, plan)))

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/float.h"
 #include "base/memory.h"
+#include "block.h"
 #include "cli/commands.h"
 #include "cli/out.h"
 #include "cli/progress.h"
@@ -58,11 +59,9 @@ static int check_tensor(struct cli_session *session, const moeblock_tensor_need 
 
 static int check_layer(struct cli_session *session, struct findings *findings)
 {
-    moeblock_config_shape shape = {0};
     struct mb_matrix gate = {.format = MB_FORMAT_BF16};
     const moeblock_config *const config = session->config;
-    moeblock_config_get_shape(config, &shape);
-    findings->layer = shape.layer >= 0 ? shape.layer : 0;
+    findings->layer = mb_block_layer(config);
     const enum mb_projection first = config->routed_enabled ? MB_PROJ_UP : MB_PROJ_SHARED_UP;
     if (mb_projection_find(config, session->weights, first, findings->layer, 0, &gate, &session->error) != MOEBLOCK_OK)
         return cli_fail_status(CLI_ABOUT_DATA, &session->error);
@@ -181,6 +180,7 @@ static int validate(struct cli_session *session, const struct cli_args *args)
         moeblock_weights_count(session->weights, &findings.tensors, &session->error) != MOEBLOCK_OK)
         return cli_fail_status(CLI_ABOUT_DATA, &session->error);
     if (config && (code = cli_open_config(session, args, config, NULL, 0))) return code;
+    if (config && (code = cli_make_block(session, args))) return code; // refuses kinds that only a program knows
     if (config && (code = check_layer(session, &findings))) return code;
     if (args->values && (code = check_values(session, args, &findings))) return code;
     report(session, args, &findings);

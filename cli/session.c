@@ -102,6 +102,7 @@ int cli_open_weights(struct cli_session *session, const char *path)
 
 static moeblock_compute compute_of(const char *name)
 {
+    if (!name) return MOEBLOCK_COMPUTE_AUTO; // the command has no --compute
     if (strcmp(name, "f32") == 0) return MOEBLOCK_COMPUTE_F32;
     return strcmp(name, "bf16") == 0 ? MOEBLOCK_COMPUTE_BF16 : MOEBLOCK_COMPUTE_AUTO;
 }

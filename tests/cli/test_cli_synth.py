@@ -105,6 +105,16 @@ class Layouts(CliTest):
         folder = self.synth("own", config="custom_example", settings=[], form="bf16", layer=1)
         self.succeed("run", folder, "--input", os.path.join(folder, "input.npy"), "--output", self.path("y.npy"))
 
+    def test_the_first_moe_layer_when_none_is_named(self):
+        config = self.path("own.json")
+        with open(config, "w", encoding="utf-8") as file:
+            json.dump({"model": {"hidden_size": 16, "num_experts": 2, "num_experts_per_tok": 1, "moe_layers": "3-5"},
+                       "router": {"type": "topk"}, "experts": {"distributed": {"intermediate_size": 8}}}, file)
+        self.succeed("synth", config, "--format", "bf16", "--output", self.path("out"), "--tokens", 2)
+        self.assertEqual(self.json_of("validate", self.path("out"))["layer"], 3)
+        self.succeed("run", self.path("out"), "--input", self.path("out/input.npy"), "--show", 1)
+        self.succeed("bench", config, "--tokens", 1, "--repeat", 1, "--threads", 1)
+
     def test_a_shard_is_opened_only_when_it_is_needed(self):
         folder = self.synth("parts", "--shard-bytes", "100k")
         with open(os.path.join(folder, "model.safetensors.index.json"), encoding="utf-8") as file:
@@ -120,6 +130,12 @@ class Refusals(CliTest):
         self.fail_with(78, ["mxfp4", "intermediate_size", "72", "32"], "synth", GPT_OSS, *SMALL_GPT_OSS[:2], "--set",
                        "experts.distributed.intermediate_size=72", "--format", "mxfp4", "--output", self.path("out"))
         self.assertFalse(os.path.exists(self.path("out")))
+
+    def test_kinds_that_only_a_program_knows(self):
+        for setting, key in (("router.type=mine", "router.type"), ("experts.type=theirs", "experts.type")):
+            self.fail_with(78, [key, "registered"], "synth", DEEPSEEK, *SMALL_DEEPSEEK, "--set", setting, "--format",
+                           "bf16", "--output", self.path("out"))
+            self.assertFalse(os.path.exists(self.path("out")))
 
     def test_places(self):
         start = ["synth", DEEPSEEK, *SMALL_DEEPSEEK, "--format", "bf16"]
