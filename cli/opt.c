@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/words.h"
 #include "cli/exit.h"
 
 static bool word_in(const char *words, const char *word, size_t bytes)
@@ -41,36 +42,15 @@ bool cli_given(const struct cli_command *command, const struct cli_args *args, c
     return option && args->given[option - cli_options];
 }
 
-// Edit distance (insert, delete, replace) of words of at most 31 characters; longer ones are far from everything.
-static size_t distance(const char *a, const char *b)
-{
-    enum { LONGEST = 31 };
-    size_t row[LONGEST + 1];
-    const size_t m = strlen(a), n = strlen(b);
-    if (m > LONGEST || n > LONGEST) return LONGEST;
-    for (size_t j = 0; j <= n; j++) row[j] = j;
-    for (size_t i = 1; i <= m; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= n; j++) {
-            const size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            const size_t shorter = row[j] < row[j - 1] ? row[j] : row[j - 1];
-            row[j] = replaced < shorter + 1 ? replaced : shorter + 1;
-        }
-    }
-    return row[n];
-}
-
 const char *cli_nearest(const char *word, const char *const *candidates, size_t count)
 {
     const char *best = NULL;
-    size_t nearest = strlen(word) / 3 + 1;
+    int least = (int)strlen(word) / 3 + 2;
     for (size_t i = 0; i < count; i++) {
-        const size_t d = distance(word, candidates[i]);
-        if (d > nearest || (best && d == nearest)) continue;
+        const int distance = mb_edit_distance(word, candidates[i]);
+        if (distance >= least) continue;
         best = candidates[i];
-        nearest = d;
+        least = distance;
     }
     return best;
 }

@@ -6,8 +6,8 @@
 
 #include "base/options.h"
 #include "base/status.h"
+#include "base/words.h"
 #include "block.h"
-#include "config/reader.h"
 
 enum { KINDS_LISTED = 16 }; // of the registered names, in a message
 

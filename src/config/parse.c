@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "base/words.h"
 #include "config/preset.h"
 #include "config/reader.h"
 #include "config/value.h"

@@ -34,8 +34,7 @@ moeblock_status mb_reader_validate(const struct mb_reader *reader, moeblock_erro
 moeblock_status mb_reader_fail(const struct mb_reader *reader, moeblock_error *error, int row, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-// suggest.c: the known key or name nearest to an unknown one, or NULL. mb_nearest_key writes a whole path.
-const char *mb_nearest_name(const char *name, const char *const *names);
+// suggest.c: writes the path of the known key nearest to an unknown one; false when none is near.
 bool mb_nearest_key(const char *path, char out[MB_PATH_TEXT]);
 
 #endif
