@@ -87,14 +87,3 @@ moeblock_status mb_fail(moeblock_error *error, moeblock_status code, const char 
     mb_escape(error->message, sizeof error->message, raw);
     return code;
 }
-
-moeblock_status mb_fail_prefix(moeblock_error *error, moeblock_status code, const char *format, ...)
-{
-    if (!error) return code;
-    char prefix[sizeof error->message];
-    va_list arguments;
-    va_start(arguments, format);
-    if (vsnprintf(prefix, sizeof prefix, format, arguments) < 0) prefix[0] = '\0';
-    va_end(arguments);
-    return mb_fail(error, error->code, "%s: %s", prefix, error->message);
-}

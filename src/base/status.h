@@ -13,10 +13,6 @@
 moeblock_status mb_fail(moeblock_error *error, moeblock_status code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-// Puts "prefix: " in front of a message that is already there; returns error->code, or `code` when error is NULL.
-moeblock_status mb_fail_prefix(moeblock_error *error, moeblock_status code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
 // Copies text with the same escapes, cut to `capacity` bytes with "..." at the end when it does not fit.
 void mb_escape(char *to, size_t capacity, const char *from);
 
