@@ -280,6 +280,23 @@ static void states_of_a_block(void **state)
     close_run(&golden, &run);
 }
 
+// A block of another compute type, which may well lie where the first one lay.
+static void a_workspace_serves_no_later_block(void **state)
+{
+    (void)state;
+    struct golden_case golden;
+    struct golden_run run;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    const moeblock_block_options other = {.struct_size = sizeof other, .compute = MOEBLOCK_COMPUTE_F32};
+    open_run(&golden, &run, "mixtral-bf16", &(struct golden_settings){.level = NULL});
+    moeblock_block_destroy(&run.block);
+    assert_int_equal(moeblock_block_create(run.context, run.config, NULL, &other, &run.block, &error), MOEBLOCK_OK);
+    assert_int_equal(moeblock_block_load_files(run.block, golden.folder, NULL, &error), MOEBLOCK_OK);
+    expect(moeblock_forward(run.block, run.workspace, golden.x.data, golden.tokens, MOEBLOCK_PREFILL, run.y, &error),
+           MOEBLOCK_INVALID_ARGUMENT, &error, "another block");
+    close_run(&golden, &run);
+}
+
 static int cancel_at_once(void *user, uint64_t done, uint64_t total)
 {
     (void)done, (void)total;
@@ -558,6 +575,7 @@ int main(void)
         cmocka_unit_test(no_tokens_is_fine),
         cmocka_unit_test(wrong_arguments_are_named),
         cmocka_unit_test(states_of_a_block),
+        cmocka_unit_test(a_workspace_serves_no_later_block),
         cmocka_unit_test(loading_reports_progress_and_can_be_cancelled),
         cmocka_unit_test(forward_allocates_nothing),
         cmocka_unit_test(caller_memory_for_the_workspace),
