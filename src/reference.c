@@ -114,7 +114,7 @@ static moeblock_status add_experts(struct mb_reference *r, const float *rows, co
     return MOEBLOCK_OK;
 }
 
-// y = the routed part: latent down, experts, output bias, latent up, scale on the output.
+// y = the routed part: latent down, experts, scale on the output, output bias, latent up.
 static moeblock_status compute_routed(struct mb_reference *r, const float *rows, const float *x, const int32_t *ids,
                                       const float *w, float *y)
 {
@@ -133,6 +133,8 @@ static moeblock_status compute_routed(struct mb_reference *r, const float *rows,
     MB_TRY(add_experts(r, config->latent_size ? narrow : rows, x, ids, w, sums));
     for (int64_t t = 0; t < r->tokens; t++) {
         float *sum = sums + t * r->width, *out = y + t * r->hidden;
+        for (int64_t i = 0; config->router.scale_on == MB_SCALE_OUTPUT && i < r->width; i++)
+            sum[i] = sum[i] * (float)config->router.scale;
         for (int64_t i = 0; output_bias && i < r->width; i++) sum[i] = sum[i] + output_bias[i];
         if (config->latent_size) {
             norm_latent(r, latent.out_norm, sum);
@@ -140,8 +142,6 @@ static moeblock_status compute_routed(struct mb_reference *r, const float *rows,
         } else {
             memcpy(out, sum, (size_t)r->width * sizeof *sum);
         }
-        for (int64_t i = 0; config->router.scale_on == MB_SCALE_OUTPUT && i < r->hidden; i++)
-            out[i] = out[i] * (float)config->router.scale;
     }
     return MOEBLOCK_OK;
 }

@@ -82,10 +82,13 @@ static moeblock_status sum_task(struct mb_run *run, int64_t index, int worker, m
     const struct mb_share *share = &run->block->share;
     struct mb_buffers *b = mb_buffers_of(run);
     const int64_t own = share->d1 - share->d0, end = mb_min(run->n, (index + 1) * MB_TASK_TOKENS);
+    const bool scales = config->router.scale_on == MB_SCALE_OUTPUT && !run->given_ids;
+    const float scale = (float)config->router.scale;
     for (int64_t t = index * MB_TASK_TOKENS; t < end; t++) {
         float *sum = b->routed + t * own;
         if (share->ep > 1 || !config->routed_enabled) memset(sum, 0, (size_t)own * sizeof *sum);
         if (config->routed_enabled && (share->ep > 1 || config->router.null_experts)) sum_slots(run, t, sum);
+        for (int64_t c = 0; scales && c < own; c++) sum[c] *= scale;
         for (int64_t c = 0; run->set->output_bias && c < own; c++) sum[c] += run->set->output_bias[share->d0 + c];
     }
     return MOEBLOCK_OK;
@@ -102,10 +105,6 @@ static moeblock_status lift_task(struct mb_run *run, int64_t index, int worker, 
     if (run->set->latent)
         mb_latent_up(run->set->latent, b->routed_full + first * config->latent_size, count, share->h0, share->h1,
                      b->lifted + first * own, own, mb_scratch(run, worker));
-    if (config->router.scale_on == MB_SCALE_OUTPUT && !run->given_ids) {
-        const float scale = (float)config->router.scale;
-        for (int64_t i = first * own; i < (first + count) * own; i++) b->lifted[i] *= scale;
-    }
     return MOEBLOCK_OK;
 }
 
