@@ -217,7 +217,7 @@ static void null_experts_take_the_unrounded_x(void **state)
     assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 2, ", \"null_experts\": 1, \"null_kind\": \"zero\"", "", ""), routed);
 }
 
-static void output_bias_before_scale_before_shared(void **state)
+static void scale_before_output_bias_before_shared(void **state)
 {
     (void)state;
     const float routed = mb_sigmoid(0.5f * x) * expert(to_bf16(x), 1.5f, 1.25f);
@@ -225,13 +225,13 @@ static void output_bias_before_scale_before_shared(void **state)
     static const char scale[] = ", \"routed_scaling_factor\": 3, \"scale_on\": \"output\"";
     static const char bias[] = ", \"output_bias\": true";
     assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, scale, bias, ", \"shared\": {\"intermediate_size\": 1}"),
-                (routed + 0.3f) * 3.0f + shared);
+                (routed * 3.0f + 0.3f) + shared);
     assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, scale, bias,
                         ", \"shared\": {\"intermediate_size\": 1, \"mix\": \"average\"}"),
-                ((routed + 0.3f) * 3.0f + shared) * 0.5f);
+                ((routed * 3.0f + 0.3f) + shared) * 0.5f);
     assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, scale, bias,
                         ", \"shared\": {\"intermediate_size\": 1, \"gate\": \"sigmoid\"}"),
-                (routed + 0.3f) * 3.0f + gate * shared);
+                (routed * 3.0f + 0.3f) + gate * shared);
 }
 
 static float normed(float v, float weight) { return v * (1.0f / sqrtf(v * v + 1e-6f)) * weight; }
@@ -247,6 +247,10 @@ static void latent_projections(void **state)
     assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, "", "",
                         ", \"latent\": {\"size\": 1, \"in_norm\": true, \"out_norm\": true, \"norm_plus_one\": true}"),
                 to_bf16(up * to_bf16(normed(sum, 1.0f + 1.3f))));
+    // The scale on the output comes before the norm, which all but takes it out again.
+    assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, ", \"routed_scaling_factor\": 3, \"scale_on\": \"output\"", "",
+                        ", \"latent\": {\"size\": 1, \"in_norm\": true, \"out_norm\": true, \"norm_plus_one\": true}"),
+                to_bf16(up * to_bf16(normed(sum * 3.0f, 1.0f + 1.3f))));
 }
 
 static void shared_expert_alone(void **state)
@@ -266,7 +270,7 @@ int main(void)
         cmocka_unit_test(weight_on_the_input),
         cmocka_unit_test(biases),
         cmocka_unit_test(null_experts_take_the_unrounded_x),
-        cmocka_unit_test(output_bias_before_scale_before_shared),
+        cmocka_unit_test(scale_before_output_bias_before_shared),
         cmocka_unit_test(latent_projections),
         cmocka_unit_test(shared_expert_alone),
     };
