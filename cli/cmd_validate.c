@@ -46,10 +46,36 @@ static bool same_elements(const moeblock_tensor_need *need, const moeblock_tenso
     return need->rank - a == found->rank - b && memcmp(need->dims + a, found->dims + b, bytes) == 0;
 }
 
+// The linear maps in whatever format each is stored: names, types, shapes, scales.
+static int check_projections(struct cli_session *session, int64_t layer)
+{
+    const moeblock_config *const config = session->config;
+    for (int p = 0; p < MB_PROJECTIONS; p++) {
+        const enum mb_projection projection = (enum mb_projection)p;
+        const bool routed = projection == MB_PROJ_GATE || projection == MB_PROJ_UP || projection == MB_PROJ_DOWN;
+        if (!mb_projection_wanted(config, projection)) continue;
+        for (int64_t expert = 0; expert < (routed ? config->num_experts : 1); expert++) {
+            struct mb_matrix matrix;
+            if (mb_projection_find(config, session->weights, projection, layer, expert, &matrix, &session->error) !=
+                MOEBLOCK_OK)
+                return cli_fail_status(CLI_ABOUT_DATA, &session->error);
+        }
+    }
+    return CLI_OK;
+}
+
+// A tensor under its plain name. One that is stored as codes has been checked as a projection.
 static int check_tensor(struct cli_session *session, const moeblock_tensor_need *need)
 {
-    char expected[200], dims[200];
+    char name[300], expected[200], dims[200];
     moeblock_tensor_info found;
+    for (int f = 0; f < MB_FORMATS; f++) {
+        snprintf(name, sizeof name, "%s%s", need->name, mb_format_table[f].codes_suffix);
+        if (mb_format_table[f].scale_suffix &&
+            moeblock_weights_find(session->weights, name, &found, NULL) == MOEBLOCK_OK &&
+            found.dtype == mb_format_table[f].dtype)
+            return CLI_OK;
+    }
     if (moeblock_weights_find(session->weights, need->name, &found, &session->error) != MOEBLOCK_OK)
         return cli_fail_status(CLI_ABOUT_DATA, &session->error);
     if (same_elements(need, &found)) return CLI_OK;
@@ -59,19 +85,15 @@ static int check_tensor(struct cli_session *session, const moeblock_tensor_need 
 
 static int check_layer(struct cli_session *session, struct findings *findings)
 {
-    struct mb_matrix gate = {.format = MB_FORMAT_BF16};
     const moeblock_config *const config = session->config;
     findings->layer = mb_block_layer(config);
-    const enum mb_projection first = config->routed_enabled ? MB_PROJ_UP : MB_PROJ_SHARED_UP;
-    if (mb_projection_find(config, session->weights, first, findings->layer, 0, &gate, &session->error) != MOEBLOCK_OK)
-        return cli_fail_status(CLI_ABOUT_DATA, &session->error);
+    int code = check_projections(session, findings->layer);
     moeblock_tensor_need need;
-    for (int64_t i = 0; mb_tensor_needed(config, gate.format, findings->layer, i, &need); i++) {
-        const int code = check_tensor(session, &need);
-        if (code) return code;
+    for (int64_t i = 0; !code && mb_tensor_needed(config, MB_FORMAT_BF16, findings->layer, i, &need); i++) {
+        code = check_tensor(session, &need);
         findings->layer_tensors++;
     }
-    return CLI_OK;
+    return code;
 }
 
 // Reads value i of a piece as float32; NULL for types that cannot hold NaN or infinity.

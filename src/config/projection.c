@@ -182,6 +182,11 @@ moeblock_status mb_projection_find(const moeblock_config *config, moeblock_weigh
     return MOEBLOCK_OK;
 }
 
+bool mb_projection_wanted(const moeblock_config *config, enum mb_projection projection)
+{
+    return mb_role_wanted(config, stored_role(config, &projections[projection]));
+}
+
 // Checks a vector of `count` values an expert, whatever its leading dimensions of 1.
 static moeblock_status check_vector(const moeblock_config *config, enum mb_role role, int64_t count,
                                     const moeblock_tensor_info *tensor, moeblock_error *error)

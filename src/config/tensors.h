@@ -67,6 +67,9 @@ enum mb_projection {
     MB_PROJECTIONS
 };
 
+// Whether the description has this linear map.
+bool mb_projection_wanted(const moeblock_config *config, enum mb_projection projection);
+
 // Finds a projection, recognises its format (which must be `weights.format` unless that is auto) and checks dtype and
 // shape of codes and scales: INVALID_FILE with found and expected.
 moeblock_status mb_projection_find(const moeblock_config *config, moeblock_weights *weights,
@@ -83,7 +86,7 @@ moeblock_status mb_role_floats(const moeblock_config *config, moeblock_weights *
                                int64_t layer, int64_t count, float *out, moeblock_error *error);
 
 // The i-th tensor (i from 0) that a checkpoint of this description holds in `format` (a row of mb_format_table) for one
-// layer: routed experts and shared expert in the format, the rest bf16 (f32 in f32, f16 in f16; vectors of the router
+// layer: routed experts and shared expert in the format, the rest bf16 (f32 in f32, f16 in f16; the selection bias
 // f32). Returns 0 past the last. What synth writes and validate expects.
 int mb_tensor_needed(const moeblock_config *config, enum mb_format format, int64_t layer, int64_t i,
                      moeblock_tensor_need *out);
