@@ -4,7 +4,7 @@
 set(avx512_flags -mavx2 -mf16c -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 set(moeblock_level_flags_avx2 -mavx2 -mfma -mf16c)
 set(moeblock_level_flags_avx512 ${avx512_flags})
-set(moeblock_level_flags_avx512bf16 ${avx512_flags} -mavx512bf16)
+set(moeblock_level_flags_avx512bf16 ${avx512_flags} -mavx512vbmi -mavx512bf16)
 set(moeblock_x86_levels avx2 avx512 avx512bf16)
 
 # Gives the sources of `list` their flags; on other machines than x86-64 the levels that need x86-64 leave the list.

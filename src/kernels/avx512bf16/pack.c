@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packing of level `avx512bf16`. For 16 lines at a time every format forms 16 vectors, one for each 32-bit lane of a
+// line, that hold the lane's value in the 16 lines; a transposition then makes the lines.
+#include <string.h>
+
+#include "kernels/avx512bf16/layout.h"
+
+size_t mb_avx512bf16_packed_bytes(const struct mb_packing *packing)
+{
+    const int64_t panels = mb_ceil_div(packing->n, mb_panel_columns(packing));
+    return (size_t)(2 * panels) * mb_strip_layout_of(packing).strip_bytes;
+}
+
+// Rows of 16 lanes to lines. Interleaving twice with the vector 8 places on, in 32 and then in 64 bits, and then the
+// quarters of vectors, moves each index bit to its place.
+static inline void transpose(__m512i v[16])
+{
+    __m512i w[16];
+    MB_UNROLL for (int i = 0; i < 16; i += 2)
+    {
+        w[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        w[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    MB_UNROLL for (int i = 0; i < 16; i += 4)
+    {
+        v[i] = _mm512_unpacklo_epi64(w[i], w[i + 2]);
+        v[i + 1] = _mm512_unpackhi_epi64(w[i], w[i + 2]);
+        v[i + 2] = _mm512_unpacklo_epi64(w[i + 1], w[i + 3]);
+        v[i + 3] = _mm512_unpackhi_epi64(w[i + 1], w[i + 3]);
+    }
+    MB_UNROLL for (int j = 0; j < 4; j++)
+    { // v[4 i + j], quarter q: lanes 4 i .. 4 i + 3 of line 4 q + j
+        const __m512i a = _mm512_shuffle_i32x4(v[j], v[4 + j], 0x44), b = _mm512_shuffle_i32x4(v[j], v[4 + j], 0xee);
+        const __m512i c = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0x44);
+        const __m512i d = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0xee);
+        w[j] = _mm512_shuffle_i32x4(a, c, 0x88);
+        w[4 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        w[8 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
+        w[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+    MB_UNROLL for (int i = 0; i < 16; i++) v[i] = w[i];
+}
+
+// The codes of one strip that a piece holds: code (c, k) at from + c * row + k * column bytes, c < columns, k from 0.
+struct source {
+    const uint8_t *from;
+    ptrdiff_t row, column;
+    int64_t columns;
+};
+
+// Inputs [k, k + count) of column c, count at most `most`: where they lie if side by side and complete, else a copy in
+// `buffer`, whose rest the caller has filled.
+static const uint8_t *inputs_of(const struct source *source, int64_t c, int64_t k, int64_t count, int64_t most,
+                                size_t size, uint8_t *buffer)
+{
+    if (c >= source->columns) return buffer;
+    const uint8_t *from = source->from + c * source->row + k * source->column;
+    if (count == most && source->column == (ptrdiff_t)size) return from;
+    for (int64_t i = 0; i < count; i++) memcpy(buffer + (size_t)i * size, from + i * source->column, size);
+    return buffer;
+}
+
+// Inputs k of up to 16 outputs side by side, or every second one, in the low halves of 32-bit lanes. Nothing behind the
+// last output is read.
+static __m512i across(const uint8_t *from, ptrdiff_t row, int64_t columns)
+{
+    if (row == 2) {
+        const __mmask16 mask = (__mmask16)((1u << columns) - 1);
+        return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
+    }
+    const __mmask32 mask = (__mmask32)((1ull << (2 * columns - 1)) - 1);
+    return _mm512_and_si512(_mm512_maskz_loadu_epi16(mask, from), _mm512_set1_epi32(0xffff));
+}
+
+// Outputs side by side on disk: a line is made of two loads, without a transposition.
+static void pack_bf16_across(const struct source *source, int64_t count, uint8_t *to)
+{
+    for (int64_t k = 0; k < count; k += 2) {
+        for (int v = 0; v < 2; v++) {
+            const int64_t columns = mb_max(0, mb_min(16, source->columns - 16 * v));
+            const uint8_t *from = source->from + 16 * v * source->row + k * source->column;
+            __m512i pair[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+            for (int h = 0; h < 2 && k + h < count && columns > 0; h++)
+                pair[h] = across(from + h * source->column, source->row, columns);
+            _mm512_storeu_si512(to + k * 64 + 64 * v, _mm512_or_si512(_mm512_slli_epi32(pair[0], 16), pair[1]));
+        }
+    }
+}
+
+static void pack_bf16(const struct source *source, int64_t count, uint8_t *to)
+{
+    if (source->column != 2 && (source->row == 2 || source->row == 4)) {
+        pack_bf16_across(source, count, to);
+        return;
+    }
+    for (int64_t k = 0; k < count; k += 32) {
+        const int64_t here = mb_min(32, count - k), lines = mb_ceil_div(here, 2);
+        for (int v = 0; v < 2; v++) {
+            __m512i lanes[16];
+            for (int c = 0; c < 16; c++) {
+                uint16_t buffer[32] __attribute__((aligned(64)));
+                if (here < 32 || 16 * v + c >= source->columns || source->column != 2)
+                    _mm512_store_si512(buffer, _mm512_setzero_si512());
+                const uint8_t *row = inputs_of(source, 16 * v + c, k, here, 32, 2, (uint8_t *)buffer);
+                lanes[c] = _mm512_rol_epi32(_mm512_loadu_si512(row), 16);
+            }
+            transpose(lanes);
+            for (int64_t i = 0; i < lines; i++) _mm512_storeu_si512(to + (k / 2 + i) * 128 + 64 * v, lanes[i]);
+        }
+    }
+}
+
+static __m512i fp8_column(const struct source *source, int64_t c, int64_t k, int64_t here)
+{
+    uint8_t buffer[32] __attribute__((aligned(64)));
+    if (here < 32 || c >= source->columns || source->column != 1)
+        _mm256_store_si256((__m256i *)(void *)buffer, _mm256_setzero_si256());
+    const uint8_t *row = inputs_of(source, c, k, here, 32, 1, buffer);
+    const __m256i codes = _mm256_loadu_si256((const __m256i *)(const void *)row);
+    return _mm512_cvtepu16_epi32(_mm256_or_si256(_mm256_slli_epi16(codes, 8), _mm256_srli_epi16(codes, 8)));
+}
+
+// Lane 4 q + j of a line holds columns 4 q and on for j < 2, 16 + 4 q and on else: unpacking bytes then leaves columns
+// 0..15 in one vector and 16..31 in the other.
+static void pack_fp8(const struct source *source, int64_t count, uint8_t *to)
+{
+    for (int64_t k = 0; k < count; k += 32) {
+        const int64_t here = mb_min(32, count - k), lines = mb_ceil_div(here, 2);
+        __m512i lanes[16];
+        for (int lane = 0; lane < 16; lane++) {
+            const int column = lane / 4 * 4 + lane % 2 * 2 + lane % 4 / 2 * 16;
+            const __m512i second = _mm512_slli_epi32(fp8_column(source, column + 1, k, here), 16);
+            lanes[lane] = _mm512_or_si512(fp8_column(source, column, k, here), second);
+        }
+        transpose(lanes);
+        for (int64_t i = 0; i < lines; i++) _mm512_storeu_si512(to + (k / 2 + i) * 64, lanes[i]);
+    }
+}
+
+// Codes [k, k + here) of a column as 32 bytes. Where the exponent is 0, halves are denormal, that is 0 wherever kernels
+// run, and become 0 here: the tiles could not step down to them.
+static __m256i fp4_column(const struct source *source, const uint8_t *exponents, int64_t c, int64_t k, int64_t here)
+{
+    if (c >= source->columns) return _mm256_setzero_si256();
+    const uint8_t *from = source->from + c * source->row + k / 2;
+    if (here == MB_FP4_BLOCK && exponents[0] && exponents[1])
+        return _mm256_loadu_si256((const __m256i *)(const void *)from);
+    uint8_t bytes[MB_FP4_BLOCK / 2] = {0};
+    for (int64_t i = 0; i < here; i++) {
+        const uint8_t code = (uint8_t)(from[i / 2] >> (i % 2 * 4) & 15);
+        if (exponents[i / 32] || (code & 7) != 1) bytes[i / 2] |= (uint8_t)(code << (i % 2 * 4));
+    }
+    return _mm256_loadu_si256((const __m256i *)(const void *)bytes);
+}
+
+// One block of 64 inputs, or its first or second half; `last` where the matrix ends in it.
+static void pack_fp4_block(const struct source *source, const uint8_t *exponents, ptrdiff_t stride, int64_t k,
+                           int64_t here, int half, bool last, uint8_t *block)
+{
+    const __m256i nibble = _mm256_set1_epi8(15);
+    const int groups = (int)mb_ceil_div(here, 32);
+    __m512i lanes[16];
+    uint8_t steps[64] = {0};
+    for (int c = 0; c < 16; c++) {
+        __m256i row[2];
+        for (int v = 0; v < 2; v++) {
+            uint8_t own[2] = {1, 1};
+            for (int g = 0; g < groups && 16 * v + c < source->columns; g++) {
+                own[g] = exponents[(16 * v + c) * stride + k / 32 + g];
+                steps[32 * g + 16 * v + c] = (uint8_t)(MB_FP4_TOP - own[g]);
+            }
+            row[v] = fp4_column(source, own, 16 * v + c, k, here);
+        }
+        const __m256i even =
+            _mm256_or_si256(_mm256_and_si256(row[0], nibble), _mm256_slli_epi16(_mm256_and_si256(row[1], nibble), 4));
+        const __m256i odd = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(row[0], 4), nibble),
+                                            _mm256_andnot_si256(nibble, row[1]));
+        lanes[c] = _mm512_or_si512(_mm512_cvtepu16_epi32(odd), _mm512_slli_epi32(_mm512_cvtepu16_epi32(even), 16));
+    }
+    transpose(lanes);
+    const int lines = last ? 16 - 8 * half : 8 * groups;
+    for (int i = 0; i < lines; i++) _mm512_storeu_si512(block + (8 * half + i) * 64, lanes[i]);
+    memcpy(block + 1024 + 32 * half, steps, (size_t)(last ? 64 - 32 * half : 32 * groups));
+}
+
+static void pack_fp4(const struct source *source, const struct mb_piece *piece, const uint8_t *exponents, int64_t end,
+                     uint8_t *strip)
+{
+    for (int64_t k = piece->k0, next; k < piece->k1; k = next) {
+        next = mb_min(piece->k1, (k / MB_FP4_BLOCK + 1) * MB_FP4_BLOCK);
+        pack_fp4_block(source, exponents, piece->scale_stride, k - piece->k0, next - k, (int)(k % MB_FP4_BLOCK / 32),
+                       next == end, strip + k / MB_FP4_BLOCK * MB_FP4_BLOCK_BYTES);
+    }
+}
+
+// Scales of group g of a strip: one where they agree, and all of them where not.
+static void pack_scales(const struct mb_strip_layout *layout, const float *scales, ptrdiff_t stride, int64_t columns,
+                        int64_t g, uint8_t *strip)
+{
+    float line[MB_STRIP] = {0};
+    bool same = true;
+    for (int64_t c = 0; c < columns; c++) {
+        line[c] = scales[c * stride];
+        same = same && memcmp(&line[c], &line[0], sizeof *line) == 0;
+    }
+    const uint32_t mixed = MB_MIXED_SCALES;
+    memcpy(strip + layout->scales + (size_t)g * sizeof(float), same ? (const void *)line : (const void *)&mixed, 4);
+    memcpy(strip + layout->full + (size_t)g * sizeof line, line, sizeof line);
+}
+
+static void pack_strip(const struct mb_packing *packing, const struct mb_strip_layout *layout,
+                       const struct mb_piece *piece, int64_t n, int64_t columns, uint8_t *strip)
+{
+    static const ptrdiff_t sizes[MB_PACKED_FORMATS] = {[MB_PACKED_BF16] = 2, [MB_PACKED_FP8] = 1, [MB_PACKED_FP4] = 1};
+    const ptrdiff_t size = sizes[packing->format], row = n - piece->n0;
+    const int64_t count = piece->k1 - piece->k0;
+    const struct source source = {.from = (const uint8_t *)piece->codes + row * piece->row_stride * size,
+                                  .row = piece->row_stride * size,
+                                  .column = piece->column_stride * size,
+                                  .columns = columns};
+    if (packing->format == MB_PACKED_BF16) {
+        pack_bf16(&source, count, strip + piece->k0 * 64);
+    } else if (packing->format == MB_PACKED_FP4) {
+        pack_fp4(&source, piece, piece->exponents + row * piece->scale_stride, packing->k, strip);
+    } else {
+        pack_fp8(&source, count, strip + piece->k0 * 32);
+        const float *scales = piece->scales + row * piece->scale_stride;
+        for (int64_t g = 0; g < mb_ceil_div(count, packing->group); g++)
+            pack_scales(layout, scales + g, piece->scale_stride, columns, piece->k0 / packing->group + g, strip);
+    }
+}
+
+void mb_avx512bf16_pack(const struct mb_packing *packing, void *packed, const struct mb_piece *piece)
+{
+    const struct mb_strip_layout layout = mb_strip_layout_of(packing);
+    const bool paired = packing->parts == 2;
+    const int64_t end = paired ? mb_ceil_div(piece->n1, MB_STRIP) : mb_ceil_div(piece->n1, MB_PANEL) * 2;
+    for (int64_t i = piece->n0 / MB_STRIP; i < end; i++) {
+        const int64_t n = i * MB_STRIP, columns = mb_max(0, mb_min(MB_STRIP, piece->n1 - n));
+        const int64_t strip = paired ? 2 * i + piece->part : i;
+        uint8_t *to = (uint8_t *)packed + (size_t)strip * layout.strip_bytes;
+        if (columns == 0) { // the empty half of the last panel
+            memset(to, 0, layout.strip_bytes);
+        } else {
+            pack_strip(packing, &layout, piece, n, columns, to);
+        }
+    }
+}
