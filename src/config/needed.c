@@ -38,7 +38,6 @@ static void describe(const moeblock_config *config, enum mb_format format, struc
 {
     const struct mb_format_info *info = &mb_format_table[format];
     const bool coded = in_format(stored.role);
-    const bool vector = mb_roles[stored.role].columns == MB_EXTENT_NONE;
     memset(out, 0, sizeof *out);
     mb_role_name(config, stored.role, layer, expert, out->name);
     if (coded) {
@@ -46,7 +45,7 @@ static void describe(const moeblock_config *config, enum mb_format format, struc
         const size_t length = strlen(out->name);
         snprintf(out->name + length, sizeof out->name - length, "%s", suffix);
         out->dtype = !stored.scales ? info->dtype : format == MB_FORMAT_MXFP4 ? MOEBLOCK_U8 : MOEBLOCK_F32;
-    } else if (vector && mb_roles[stored.role].owner == MB_OWNER_ROUTER) {
+    } else if (stored.role == MB_ROLE_SELECTION_BIAS) { // small corrections beside scores: published in F32
         out->dtype = MOEBLOCK_F32;
     } else {
         out->dtype = info->scale_suffix ? MOEBLOCK_BF16 : info->dtype;

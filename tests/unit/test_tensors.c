@@ -455,6 +455,20 @@ static void test_needed(void **state)
     assert_int_equal(mb_tensor_needed(config, MB_FORMAT_FP8, 3, -1, &need), 0);
     moeblock_config_destroy(&config);
 
+    // gpt-oss's form: the router's bias and the experts' are floats like the router, not F32
+    config = parse("\"distributed\":{\"intermediate_size\":96,\"bias\":true}", "\"type\":\"topk\",\"linear_bias\":true",
+                   "\"names\":\"gpt_oss\"");
+    int biases = 0;
+    for (int64_t i = 0; mb_tensor_needed(config, MB_FORMAT_MXFP4, 3, i, &need); i++) {
+        if (!strstr(need.name, "bias")) continue;
+        assert_int_equal(need.dtype, MOEBLOCK_BF16);
+        biases++;
+    }
+    assert_int_equal(biases, 3); // router, gate and up together, down
+    for (int64_t i = 0; mb_tensor_needed(config, MB_FORMAT_F32, 3, i, &need); i++)
+        assert_int_equal(need.dtype, MOEBLOCK_F32);
+    moeblock_config_destroy(&config);
+
     // the shared expert alone: no router
     config = parse("\"distributed\":false,\"shared\":{\"intermediate_size\":64}", "\"type\":\"moe_gate\"", "");
     for (count = 0; mb_tensor_needed(config, MB_FORMAT_F16, 3, count, &need);) {
