@@ -16,12 +16,21 @@ struct router {
     uint8_t *closed, *group_closed;                         // 1: may not be chosen (any more)
 };
 
+static void subtract_mean(float *values, int64_t n)
+{
+    float sum = 0.0f;
+    for (int64_t i = 0; i < n; i++) sum = sum + values[i];
+    for (int64_t i = 0; i < n; i++) values[i] = values[i] - sum / (float)n;
+}
+
 static moeblock_status load_router(struct mb_reference *r, struct router *out)
 {
     *out = (struct router){.config = &r->config->router};
     MB_TRY(mb_reference_linear(r, MB_PROJ_ROUTER, 0, false, false, &out->linear));
     MB_TRY(mb_reference_vector(r, MB_ROLE_ROUTER_BIAS, r->classes, &out->linear.bias));
     MB_TRY(mb_reference_vector(r, MB_ROLE_SELECTION_BIAS, r->classes, &out->selection_bias));
+    if (out->selection_bias && out->config->selection_bias_subtract_mean)
+        subtract_mean(out->selection_bias, r->classes);
     MB_TRY(mb_reference_vector(r, MB_ROLE_INPUT_SCALE, r->hidden, &out->input_scale));
     MB_TRY(mb_reference_vector(r, MB_ROLE_PER_EXPERT_SCALE, r->config->num_experts, &out->factors));
     MB_TRY(mb_reference_take(r, r->hidden, sizeof(float), &out->input));

@@ -42,7 +42,8 @@ struct mb_router_config {
     double logit_scale; // 1: none
     double softcap;     // 0: none; c * tanh(l / c)
     enum mb_score score, select_score;
-    bool selection_bias; // JSON: score_correction_bias
+    bool selection_bias;               // JSON: score_correction_bias
+    bool selection_bias_subtract_mean; // when loaded
     enum mb_groups groups;
     int64_t n_group, topk_group;
     enum mb_group_score group_score;

@@ -54,6 +54,7 @@ static bool is_kind(const struct mb_activation *activation, const char *name)
 }
 static bool pipeline(const moeblock_config *c) { return mb_router_is_builtin(c->router.type); }
 static bool input_normed(const moeblock_config *c) { return pipeline(c) && c->router.input_norm; }
+static bool selection_biased(const moeblock_config *c) { return pipeline(c) && c->router.selection_bias; }
 static bool grouped(const moeblock_config *c) { return pipeline(c) && c->router.groups != MB_GROUPS_NONE; }
 static bool limited(const moeblock_config *c) { return pipeline(c) && c->router.groups == MB_GROUPS_LIMITED; }
 static bool norm_summed(const moeblock_config *c)
@@ -147,6 +148,8 @@ const struct mb_schema_row mb_schema[] = {
      .help = "The scores that choose; the same as score when omitted."},
     {FLAG("router.config.score_correction_bias", router.selection_bias), .matters = pipeline,
      .help = "Whether a stored bias [E] is added for the choice only. true needs the tensor, false leaves it unread."},
+    {FLAG("router.config.selection_bias_subtract_mean", router.selection_bias_subtract_mean), .matters = selection_biased,
+     .help = "Whether the mean of that bias is subtracted from it when it is loaded."},
     {ENUM("router.config.groups", router.groups, groups_names), .fallback = "\"none\"", .matters = pipeline,
      .help = "limited: choose among the best groups; per_group: k / n_group in every group. limited when omitted and "
              "n_group is above 1."},

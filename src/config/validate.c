@@ -35,7 +35,8 @@ static moeblock_status check_missing(const struct mb_reader *reader, moeblock_er
     for (size_t i = 0; i < mb_schema_count; i++) {
         const struct mb_schema_row *row = &mb_schema[i];
         if (!row->required || c->given[i] != MB_FROM_NOWHERE || (row->matters && !row->matters(c))) continue;
-        used += snprintf(list + used, sizeof list - (size_t)used, "%s%s", used ? ", " : "", row->path);
+        if (used < (int)sizeof list)
+            used += snprintf(list + used, sizeof list - (size_t)used, "%s%s", used ? ", " : "", row->path);
     }
     if (!used) return MOEBLOCK_OK;
     return mb_reader_fail(reader, error, -1,
@@ -120,6 +121,10 @@ static moeblock_status check_router(const struct mb_reader *reader, moeblock_err
     if (c->router.norm == MB_NORM_SUM_CLAMPED && c->router.norm_eps <= 0)
         FAIL_AT(c->router.norm_eps,
                 "router.config.norm is \"sum_clamped\" but router.config.norm_eps, its minimum, is 0");
+    if (c->router.selection_bias_subtract_mean && !c->router.selection_bias)
+        FAIL_AT(c->router.selection_bias_subtract_mean,
+                "router.config.selection_bias_subtract_mean is true but router.config.score_correction_bias is false; "
+                "there is no bias to subtract from");
     return check_groups(reader, error);
 }
 
@@ -197,7 +202,7 @@ static moeblock_status check_weights(const struct mb_reader *reader, moeblock_er
     const moeblock_config *c = reader->config;
     if (strcmp(c->format, "auto") && mb_format_find(c->format) < 0) {
         char list[256] = "\"auto\"";
-        for (int i = 0, used = 6; i < MB_FORMATS; i++)
+        for (int i = 0, used = 6; i < MB_FORMATS && used < (int)sizeof list; i++)
             used += snprintf(list + used, sizeof list - (size_t)used, ", \"%s\"", mb_format_table[i].name);
         FAIL_AT(c->format, "weights.format is \"%s\", expected one of %s", c->format, list);
     }

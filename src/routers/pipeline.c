@@ -7,6 +7,7 @@
 
 #include "base/arith.h"
 #include "base/context.h"
+#include "base/fpmode.h"
 #include "base/status.h"
 #include "config/tensors.h"
 #include "routers/primitives.h"
@@ -158,6 +159,17 @@ static moeblock_status load_matrix(struct pipeline *self, moeblock_weights *weig
     return pack_pieces(self, weights, &matrix, error);
 }
 
+// sarvam: the bias is stored with a common part, which counts where dropped groups are filled with 0.
+static void subtract_mean(float *values, int64_t n)
+{
+    const uint64_t mode = mb_flush_begin(); // as in forward
+    float sum = 0.0f;
+    for (int64_t i = 0; i < n; i++) sum = sum + values[i];
+    const float mean = sum / (float)n;
+    for (int64_t i = 0; i < n; i++) values[i] = values[i] - mean;
+    mb_flush_end(mode);
+}
+
 static moeblock_status load_vectors(struct pipeline *self, moeblock_weights *weights, int64_t layer,
                                     moeblock_error *error)
 {
@@ -174,6 +186,7 @@ static moeblock_status load_vectors(struct pipeline *self, moeblock_weights *wei
         self->selection_bias = self->vectors + self->classes;
         MB_TRY(
             mb_role_floats(config, weights, MB_ROLE_SELECTION_BIAS, layer, self->classes, self->selection_bias, error));
+        if (router->selection_bias_subtract_mean) subtract_mean(self->selection_bias, self->classes);
     }
     if (router->per_expert_scale) {
         self->factors = self->vectors + 2 * self->classes;

@@ -42,7 +42,6 @@ struct member {
 
 static const struct member router_members[] = {
     {25, "\"select_score\": \"identity\""},
-    {40, "\"score_correction_bias\": true"},
     {20, "\"linear_bias\": true"},
     {20, "\"transposed\": true"},
     {20, "\"logit_scale\": 0.3"},
@@ -60,6 +59,8 @@ static const char *const scores[] = {"softmax", "sigmoid", "sqrt_softplus", "ide
 static const char *const posts[] = {"none", "none", "softmax_k", "sigmoid_k"};
 static const char *const norms[] = {"\"none\"", "\"sum\"", "\"sum\", \"norm_eps\": 1e-20",
                                     "\"sum_clamped\", \"norm_eps\": 0.2", "\"p_norm\", \"norm_p\": 3"};
+static const char *const biases[] = {"", "", ", \"score_correction_bias\": true",
+                                     ", \"score_correction_bias\": true, \"selection_bias_subtract_mean\": true"};
 static const char *const groups[] = {
     "",
     "",
@@ -127,8 +128,8 @@ static void describe(char text[TEXT], enum mb_format format, int experts, int k)
     text[0] = '\0';
     add(text, "{\"model\": {\"hidden_size\": %d, \"num_experts\": %d, \"num_experts_per_tok\": %d},",
         width(format, 192), experts, k);
-    add(text, "\"router\": {\"type\": \"linear\", \"config\": {\"score\": \"%s\", \"post\": \"%s\", \"norm\": %s%s",
-        ONE_OF(scores), ONE_OF(posts), ONE_OF(norms), ONE_OF(groups));
+    add(text, "\"router\": {\"type\": \"linear\", \"config\": {\"score\": \"%s\", \"post\": \"%s\", \"norm\": %s%s%s",
+        ONE_OF(scores), ONE_OF(posts), ONE_OF(norms), ONE_OF(groups), ONE_OF(biases));
     add_members(text, router_members, COUNT(router_members));
     add(text, "}}, \"experts\": {\"distributed\": {\"intermediate_size\": %d, \"activation\": %s", width(format, 192),
         ONE_OF(activations));

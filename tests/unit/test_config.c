@@ -367,6 +367,9 @@ static const struct {
      "2: router.config.norm_topk_prob is true but router.config.norm is \"none\"; keep one"},
     {WITH("\"norm\":\"sum_clamped\"", "", ""),
      "router.config.norm is \"sum_clamped\" but router.config.norm_eps, its minimum, is 0"},
+    {WITH("\"score_correction_bias\":false,\"selection_bias_subtract_mean\":true", "", ""),
+     "2: router.config.selection_bias_subtract_mean is true but router.config.score_correction_bias is false; there is "
+     "no bias to subtract from"},
     {WITH("\"num_experts\":9", "", ""), "2: router.config.num_experts is 9 but model.num_experts, another spelling "
                                         "of the same key, is 8; keep one"},
     {WITH("", ",\"clamp\":\"before\"", ""),

@@ -253,6 +253,20 @@ static void f11(int t, struct answer *a)
     times(a, 2.5 / (sum_chosen(a) + 1e-20));
 }
 
+// F11 with the mean of the bias taken out, which shows because dropped groups count as 0.
+static void centred_bias(int t, struct answer *a)
+{
+    double l[MAX_CLASSES], c[MAX_CLASSES], mean = 0;
+    for (int e = 0; e < EXPERTS; e++) mean += (double)bias[e] / EXPERTS;
+    logits_of(x[t], EXPERTS, NULL, l);
+    for (int e = 0; e < EXPERTS; e++) {
+        a->w[e] = sigmoid(l[e]);
+        c[e] = a->w[e] + ((double)bias[e] - mean);
+    }
+    mask_groups(c, true, 0.0);
+    top(c, 0, EXPERTS, a->k, a->chosen);
+}
+
 static void f12(int t, struct answer *a)
 {
     biased_sigmoid(t, 1, 0, (double)NAN, a);
@@ -362,6 +376,10 @@ static const struct {
      f10},
     {"F11", "moe_gate", "\"n_group\": 4, \"topk_group\": 2, \"group_fill\": \"0\", \"routed_scaling_factor\": 2.5", 4,
      f11},
+    {"bias less its mean", "linear",
+     "\"score\": \"sigmoid\", \"score_correction_bias\": true, \"selection_bias_subtract_mean\": true,"
+     "\"groups\": \"limited\", \"n_group\": 4, \"topk_group\": 2, \"group_score\": \"sum_top2\", \"group_fill\": \"0\"",
+     6, centred_bias},
     {"F12", "linear",
      "\"score\": \"sigmoid\", \"score_correction_bias\": true, \"norm\": \"sum\", \"norm_eps\": 1e-6,"
      "\"routed_scaling_factor\": 1.5",
