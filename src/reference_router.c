@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/float.h"
 #include "base/status.h"
 #include "kernels/math.h"
 #include "kernels/math_inline.h"
@@ -11,6 +12,7 @@
 struct router {
     const struct mb_router_config *config;
     struct mb_linear linear;
+    moeblock_dtype rounds;                                  // logits and weights; NONE: not at all
     float *selection_bias, *input_scale, *factors;          // NULL where there is none
     float *input, *logits, *scores, *choice, *group_scores; // of one token
     uint8_t *closed, *group_closed;                         // 1: may not be chosen (any more)
@@ -25,7 +27,10 @@ static void subtract_mean(float *values, int64_t n)
 
 static moeblock_status load_router(struct mb_reference *r, struct router *out)
 {
+    struct mb_matrix matrix;
     *out = (struct router){.config = &r->config->router};
+    MB_TRY(mb_projection_find(r->config, r->weights, MB_PROJ_ROUTER, r->layer, 0, &matrix, r->error));
+    if (out->config->precision == MB_PRECISION_MODEL) out->rounds = matrix.codes.dtype;
     MB_TRY(mb_reference_linear(r, MB_PROJ_ROUTER, 0, false, false, &out->linear));
     MB_TRY(mb_reference_vector(r, MB_ROLE_ROUTER_BIAS, r->classes, &out->linear.bias));
     MB_TRY(mb_reference_vector(r, MB_ROLE_SELECTION_BIAS, r->classes, &out->selection_bias));
@@ -62,6 +67,13 @@ static void score(enum mb_score kind, const float *logits, int64_t n, float *out
                                                   : logits[i];
 }
 
+static float rounded(moeblock_dtype dtype, float value)
+{
+    return dtype == MOEBLOCK_BF16  ? mb_round_bf16(value)
+           : dtype == MOEBLOCK_F16 ? mb_from_f16(mb_to_f16(value))
+                                   : value;
+}
+
 static void compute_logits(const struct mb_reference *r, const struct router *router, const float *x)
 {
     const struct mb_router_config *config = router->config;
@@ -73,7 +85,8 @@ static void compute_logits(const struct mb_reference *r, const struct router *ro
         router->input[i] = router->input[i] * constant;
     }
     for (int64_t i = 0; i < r->classes; i++) {
-        const float logit = mb_reference_dot(&router->linear, i, router->input) * (float)config->logit_scale;
+        const float dot = rounded(router->rounds, mb_reference_dot(&router->linear, i, router->input));
+        const float logit = dot * (float)config->logit_scale;
         const float cap = (float)config->softcap;
         router->logits[i] = cap != 0.0f ? cap * mb_tanh(logit / cap) : logit;
     }
@@ -138,7 +151,7 @@ static void weigh(const struct mb_reference *r, const struct router *router, con
         w[j] = w[j] / divisors[config->norm];
         if (config->scale_on == MB_SCALE_WEIGHTS) w[j] = w[j] * (float)config->scale;
         if (router->factors && ids[j] < r->config->num_experts) w[j] = w[j] * router->factors[ids[j]];
-        w[j] = mb_one_nan(w[j]);
+        w[j] = rounded(router->rounds, mb_one_nan(w[j]));
     }
 }
 

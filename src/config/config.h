@@ -23,6 +23,7 @@ enum mb_norm { MB_NORM_NONE, MB_NORM_SUM, MB_NORM_SUM_CLAMPED, MB_NORM_P };
 enum mb_scale_on { MB_SCALE_WEIGHTS, MB_SCALE_OUTPUT };
 enum mb_apply { MB_APPLY_OUTPUT, MB_APPLY_INPUT };
 enum mb_null { MB_NULL_IDENTITY, MB_NULL_ZERO };
+enum mb_precision { MB_PRECISION_FP32, MB_PRECISION_MODEL };
 enum mb_shared_gate { MB_SHARED_UNGATED, MB_SHARED_SIGMOID };
 enum mb_mix { MB_MIX_SUM, MB_MIX_AVERAGE };
 enum mb_gate_up { MB_GATE_UP_SEPARATE, MB_GATE_UP_CONCATENATED, MB_GATE_UP_INTERLEAVED };
@@ -58,6 +59,7 @@ struct mb_router_config {
     int64_t null_experts;
     enum mb_null null_kind;
     enum mb_apply apply_weight;
+    enum mb_precision precision; // of logits and final weights
 };
 
 // One feed-forward: a routed expert or the shared one.

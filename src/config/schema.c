@@ -38,6 +38,7 @@ static const char *const post_names[] = {"none", "softmax_k", "sigmoid_k", NULL}
 static const char *const norm_names[] = {"none", "sum", "sum_clamped", "p_norm", NULL};
 static const char *const scale_on_names[] = {"weights", "output", NULL};
 static const char *const apply_names[] = {"output", "input", NULL};
+static const char *const precision_names[] = {"fp32", "model", NULL};
 static const char *const null_names[] = {"identity", "zero", NULL};
 static const char *const clamp_names[] = {"none", "before", "after", NULL};
 static const char *const shared_gate_names[] = {"none", "sigmoid", NULL};
@@ -183,6 +184,9 @@ const struct mb_schema_row mb_schema[] = {
      .help = "What a null expert returns: x, or nothing."},
     {ENUM("router.config.apply_weight", router.apply_weight, apply_names), .fallback = "\"output\"", .matters = pipeline,
      .help = "Whether a weight multiplies the expert's output or its input."},
+    {ENUM("router.config.precision", router.precision, precision_names), .fallback = "\"fp32\"", .matters = pipeline,
+     .help = "model: logits and final weights are rounded to the stored type of the router's weight where that is bf16 "
+             "or f16, to compare with a framework that computes so; never a default."},
 
     {TEXT("experts.type", expert_type, 1), .fallback = "\"distributed\"",
      .help = "distributed (throughput is the same), or a registered name, which then reads experts.config."},

@@ -25,6 +25,7 @@ struct pipeline {
     int64_t hidden, experts, classes, k;
     struct mb_packing packing;
     void *packed;
+    moeblock_dtype rounds; // logits and weights to this type; NONE: they stay float32
     float *vectors;        // one allocation that holds the four below; each NULL when the description has none
     float *linear_bias;    // [classes]
     float *selection_bias; // [classes]
@@ -150,6 +151,7 @@ static moeblock_status load_matrix(struct pipeline *self, moeblock_weights *weig
     struct mb_matrix matrix;
     MB_TRY(mb_projection_find(self->config, weights, MB_PROJ_ROUTER, layer, 0, &matrix, error));
     const struct mb_format_info *format = &mb_format_table[matrix.format];
+    if (self->config->router.precision == MB_PRECISION_MODEL) self->rounds = matrix.codes.dtype;
     self->packing = (struct mb_packing){
         .format = format->packed, .parts = 1, .n = self->classes, .k = self->hidden, .group = format->column_tile};
     const size_t bytes = self->context->kernels->packed_bytes(&self->packing);
@@ -310,7 +312,10 @@ static moeblock_status logits(const void *object, const moeblock_router_input *i
             .scratch = scratch.kernel,
         };
         self->context->kernels->project(&call);
-        for (int64_t i = 0; i < m; i++) mb_router_logits(router, call.out + i * stride, c1 - c0);
+        for (int64_t i = 0; i < m; i++) {
+            mb_router_round(self->rounds, call.out + i * stride, c1 - c0);
+            mb_router_logits(router, call.out + i * stride, c1 - c0);
+        }
     }
     return MOEBLOCK_OK;
 }
@@ -330,6 +335,7 @@ static void select_row(const struct pipeline *self, const float *values, const s
         for (int64_t i = 0; i < classes; i++) scratch->choice[i] = scratch->choice[i] + self->selection_bias[i];
     mb_router_choose(router, scratch->choice, classes, k, &scratch->choose, scratch->chosen);
     mb_router_weigh(router, values, scratch->scores, self->factors, scratch->chosen, k, scratch->weights);
+    mb_router_round(self->rounds, scratch->weights, k);
     mb_top_k(scratch->weights, k, k, scratch->order);
     for (int64_t j = 0; j < k; j++) {
         ids[j] = scratch->chosen[scratch->order[j]];

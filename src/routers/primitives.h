@@ -5,6 +5,7 @@
 #define MB_ROUTERS_PRIMITIVES_H
 
 #include "config/config.h"
+#include "moeblock/tensor.h"
 
 // input.c. What the linear reads in place of the caller's row.
 bool mb_router_input_changes(const struct mb_router_config *config);
@@ -14,6 +15,8 @@ void mb_router_input_row(const struct mb_router_config *config, const float *row
 
 // score.c. Logits in place: times logit_scale, then softcap * tanh(logit / softcap).
 void mb_router_logits(const struct mb_router_config *config, float *logits, int64_t n);
+// Values in place to the nearest BF16 or F16; any other dtype leaves them alone.
+void mb_router_round(moeblock_dtype dtype, float *values, int64_t n);
 // scores[i] from logits[i] (softmax: over all n classes, null experts included).
 void mb_router_score(enum mb_score score, const float *logits, int64_t n, float *scores);
 // Softmax of n values; out may be values. A NaN or +infinity among them makes every result NaN.

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// From logits to scores: the functions of moe-families section 3.2, `softcap` and `score`.
+// From logits to scores: the functions of moe-families section 3.2, `softcap` and `score`; the roundings of
+// `precision`.
 #include <math.h>
 #include <string.h>
 
+#include "base/float.h"
 #include "kernels/math_inline.h"
 #include "routers/primitives.h"
 
@@ -13,6 +15,14 @@ void mb_router_logits(const struct mb_router_config *config, float *logits, int6
         for (int64_t i = 0; i < n; i++) logits[i] = logits[i] * scale;
     if (cap != 0.0f)
         for (int64_t i = 0; i < n; i++) logits[i] = cap * mb_tanh_body(logits[i] / cap);
+}
+
+void mb_router_round(moeblock_dtype dtype, float *values, int64_t n)
+{
+    if (dtype == MOEBLOCK_BF16)
+        for (int64_t i = 0; i < n; i++) values[i] = mb_round_bf16(values[i]);
+    if (dtype == MOEBLOCK_F16)
+        for (int64_t i = 0; i < n; i++) values[i] = mb_from_f16(mb_to_f16(values[i]));
 }
 
 // The maximum is subtracted first, so that exp cannot overflow.

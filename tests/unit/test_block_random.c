@@ -54,6 +54,7 @@ static const struct member router_members[] = {
     {20, "\"scale_on\": \"output\""},
     {20, "\"per_expert_scale\": true"},
     {20, "\"apply_weight\": \"input\""},
+    {20, "\"precision\": \"model\""},
 };
 static const char *const scores[] = {"softmax", "sigmoid", "sqrt_softplus", "identity"};
 static const char *const posts[] = {"none", "none", "softmax_k", "sigmoid_k"};

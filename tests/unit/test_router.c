@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/context.h"
+#include "base/float.h"
 #include "base/fpmode.h"
 #include "cmocka.h"
 #include "config/tensors.h"
@@ -774,6 +775,54 @@ static void aux_is_asked_for(void **state)
     close_subject(&s);
 }
 
+// Logits and weights in the stored type of the router's weight: representable there, and within a rounding or two of
+// the exact ones. A float32 weight rounds nothing.
+static void precision_of_the_model(void **state)
+{
+    (void)state;
+    static const moeblock_dtype types[] = {MOEBLOCK_BF16, MOEBLOCK_F16, MOEBLOCK_F32};
+    static float logits[TOKENS * EXPERTS], weights[TOKENS * 4], exact[EXPERTS][HIDDEN];
+    static uint16_t half[EXPERTS * HIDDEN];
+    int32_t ids[TOKENS * 4];
+    for (int i = 0; i < 3; i++) {
+        struct subject s = open_subject("linear", "\"score\": \"sigmoid\", \"precision\": \"model\"", EXPERTS, 4);
+        const bool bf16 = types[i] == MOEBLOCK_BF16, whole = types[i] == MOEBLOCK_F32;
+        char name[256];
+        for (int e = 0; e < EXPERTS * HIDDEN; e++) {
+            const float value = weight[e / HIDDEN][e % HIDDEN];
+            half[e] = bf16 ? mb_to_bf16(value) : mb_to_f16(value);
+            exact[e / HIDDEN][e % HIDDEN] = whole ? value : bf16 ? mb_from_bf16(half[e]) : mb_from_f16(half[e]);
+        }
+        mb_role_name(s.config, MB_ROLE_ROUTER, 0, 0, name);
+        moeblock_tensor tensor = named(name, EXPERTS, HIDDEN, &weight[0][0]);
+        tensor.dtype = types[i];
+        if (!whole) tensor.data = half, tensor.bytes = sizeof half;
+        moeblock_weights *stored = NULL;
+        assert_int_equal(moeblock_weights_from_tensors(s.context, &tensor, 1, &stored, NULL), MOEBLOCK_OK);
+        assert_int_equal(s.kind->load(s.self, stored, 0, NULL), MOEBLOCK_OK);
+        moeblock_weights_destroy(&stored);
+        compute_logits(&s, &x[0][0], NULL, TOKENS, 0, EXPERTS, logits);
+        choose(&s, logits, TOKENS, ids, weights);
+        const double unit = whole ? 1e-6 : bf16 ? 1.0 / 256 : 1.0 / 2048;
+        int rounded = 0;
+        for (int j = 0; j < TOKENS * EXPERTS; j++) {
+            double sum = 0;
+            for (int h = 0; h < HIDDEN; h++) sum += (double)exact[j % EXPERTS][h] * (double)x[j / EXPERTS][h];
+            assert_true(fabs((double)logits[j] - sum) <= unit * fabs(sum) + 1e-6);
+            const float nearest = bf16 ? mb_round_bf16(logits[j]) : mb_from_f16(mb_to_f16(logits[j]));
+            rounded += nearest == logits[j];
+        }
+        assert_int_equal(whole ? rounded < TOKENS : rounded, whole ? 1 : TOKENS * EXPERTS);
+        for (int j = 0; j < TOKENS * 4; j++) {
+            const double score = sigmoid((double)logits[j / 4 * EXPERTS + ids[j]]);
+            assert_true(fabs((double)weights[j] - score) <= unit * score + 1e-6);
+            const float nearest = bf16 ? mb_round_bf16(weights[j]) : mb_from_f16(mb_to_f16(weights[j]));
+            assert_true(whole || nearest == weights[j]);
+        }
+        close_subject(&s);
+    }
+}
+
 static void needs_name_the_tensors(void **state)
 {
     (void)state;
@@ -812,6 +861,7 @@ int main(void)
         cmocka_unit_test(equal_logits_choose_the_lowest_ids),
         cmocka_unit_test(impossible_counts_are_refused),
         cmocka_unit_test(aux_is_asked_for),
+        cmocka_unit_test(precision_of_the_model),
         cmocka_unit_test(needs_name_the_tensors),
     };
     return cmocka_run_group_tests(tests, make_problem, NULL);
