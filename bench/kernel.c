@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every entry of the kernel table that works on weights, at every level that this machine runs, over formats and row
+// counts: weight bytes and operations per second, beside what the machine reads from memory and computes at best.
+// Matrices that together exceed the caches are worked on in turn, in tasks of 64 columns as the block has them.
+#include <getopt.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "base/arith.h"
+#include "base/float.h"
+#include "base/fpmode.h"
+#include "kernels/cpu.h"
+#include "kernels/kernels.h"
+
+enum { TASK_COLUMNS = 64, THREADS_MAX = 64, ROWS_MAX = 4096, REPETITIONS = 5, ATTEMPTS = 8 };
+static const size_t huge_page = (size_t)2 << 20;
+
+static struct {
+    int64_t n, k;
+    int threads;
+    size_t bytes; // of weights to walk
+    const char *level, *format;
+} options = {.n = 2048, .k = 4096, .threads = 2, .bytes = (size_t)512 << 20};
+
+static double seconds_of(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+static double seconds(void) { return seconds_of(CLOCK_MONOTONIC); }
+
+static void *memory_of(size_t bytes)
+{
+    void *memory = aligned_alloc(huge_page, mb_round_up(bytes, huge_page) + huge_page);
+    if (!memory) {
+        fprintf(stderr, "kernel: no memory for %zu bytes\n", bytes);
+        exit(1);
+    }
+    madvise(memory, mb_round_up(bytes, huge_page), MADV_HUGEPAGE);
+    memset(memory, 0, bytes);
+    return memory;
+}
+
+// Runs work(argument, thread) on all threads at once, and gives the seconds from the first start to the last end. A run
+// is disturbed, and repeated a few times, when a thread was without a CPU for more than a twentieth of it.
+struct team {
+    void (*work)(void *argument, int thread);
+    void *argument;
+    pthread_barrier_t barrier;
+    double begin[THREADS_MAX], end[THREADS_MAX], busy[THREADS_MAX];
+};
+struct member {
+    struct team *team;
+    int thread;
+};
+
+static void *serve(void *argument)
+{
+    const struct member *member = argument;
+    struct team *team = member->team;
+    mb_flush_begin();
+    pthread_barrier_wait(&team->barrier);
+    const double busy = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+    team->begin[member->thread] = seconds();
+    team->work(team->argument, member->thread);
+    team->end[member->thread] = seconds();
+    team->busy[member->thread] = seconds_of(CLOCK_THREAD_CPUTIME_ID) - busy;
+    return NULL;
+}
+
+static double run_once(void (*work)(void *, int), void *argument, bool *disturbed)
+{
+    struct team team = {.work = work, .argument = argument};
+    struct member members[THREADS_MAX];
+    pthread_t ids[THREADS_MAX];
+    pthread_barrier_init(&team.barrier, NULL, (unsigned)options.threads);
+    for (int i = 0; i < options.threads; i++) {
+        members[i] = (struct member){&team, i};
+        if (pthread_create(&ids[i], NULL, serve, &members[i]) != 0) exit(1);
+    }
+    double begin = 0, end = 0;
+    *disturbed = false;
+    for (int i = 0; i < options.threads; i++) {
+        pthread_join(ids[i], NULL);
+        if (i == 0 || team.begin[i] < begin) begin = team.begin[i];
+        if (team.end[i] > end) end = team.end[i];
+        if (team.busy[i] < 0.95 * (team.end[i] - team.begin[i])) *disturbed = true;
+    }
+    pthread_barrier_destroy(&team.barrier);
+    return end - begin;
+}
+
+static double run_team(void (*work)(void *, int), void *argument, void (*reset)(void *))
+{
+    double best = 0;
+    for (int i = 0; i < ATTEMPTS; i++) {
+        bool disturbed;
+        if (reset) reset(argument);
+        const double time = run_once(work, argument, &disturbed);
+        if (!disturbed) return time;
+        if (i == 0 || time < best) best = time;
+    }
+    return best;
+}
+
+// --- the machine
+// ------------------------------------------------------------------------------------------------------
+
+enum { PEAK_STEPS = 4000000, PEAK_CHAINS = 24 };
+
+#if defined(__x86_64__)
+#define TWENTY_FOUR(DO)                                                                                                \
+    DO(0)                                                                                                              \
+    DO(1)                                                                                                              \
+    DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15) DO(16) DO(17) DO(18)     \
+        DO(19) DO(20) DO(21) DO(22) DO(23)
+#define PEAK(NAME, INSTRUCTION)                                                                                        \
+    __attribute__((target("avx512f"))) static void NAME(void *argument, int thread)                                    \
+    {                                                                                                                  \
+        (void)argument, (void)thread;                                                                                  \
+        for (int i = 0; i < PEAK_STEPS; i++) __asm__ volatile(TWENTY_FOUR(INSTRUCTION)::: ZMM_CLOBBERS);               \
+    }
+#define ZMM_CLOBBERS                                                                                                   \
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",         \
+        "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23"
+#define FMA_STEP(i) "vfmadd231ps %%zmm30, %%zmm31, %%zmm" #i "\n\t"
+#define DOT_STEP(i) "vdpbf16ps %%zmm30, %%zmm31, %%zmm" #i "\n\t"
+PEAK(fma_peak, FMA_STEP)
+PEAK(dot_peak, DOT_STEP)
+
+__attribute__((target("avx512f"))) static uint64_t read_wide(const char *from, size_t bytes)
+{
+    __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (size_t i = 0; i < bytes; i += 256) {
+        for (int j = 0; j < 4; j++) {
+            _mm_prefetch(from + i + 64 * j + 2048, _MM_HINT_T0);
+            sum[j] = _mm512_add_epi64(sum[j], _mm512_loadu_si512(from + i + 64 * j));
+        }
+    }
+    for (int j = 1; j < 4; j++) sum[0] = _mm512_add_epi64(sum[0], sum[j]);
+    return (uint64_t)_mm512_reduce_add_epi64(sum[0]);
+}
+static bool has(uint32_t features) { return (mb_cpu_detect().features & features) == features; }
+#else
+static bool has(uint32_t features) { return features == 0; }
+static void fma_peak(void *argument, int thread) { (void)argument, (void)thread; }
+static void dot_peak(void *argument, int thread) { (void)argument, (void)thread; }
+static uint64_t read_wide(const char *from, size_t bytes) { return bytes ? (uint64_t)from[0] : 0; }
+#endif
+
+static uint64_t read_words(const char *from, size_t bytes)
+{
+    uint64_t sum[8] = {0};
+    for (size_t i = 0; i < bytes; i += sizeof sum) {
+        uint64_t words[8];
+        memcpy(words, from + i, sizeof words);
+        for (int j = 0; j < 8; j++) sum[j] += words[j];
+    }
+    return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+}
+
+struct reading {
+    const char *memory;
+    size_t bytes;
+    _Atomic uint64_t sum;
+};
+
+static void read_share(void *argument, int thread)
+{
+    struct reading *reading = argument;
+    const size_t share = reading->bytes / (size_t)options.threads / 256 * 256;
+    const char *from = reading->memory + (size_t)thread * share;
+    reading->sum += has(MB_CPU_AVX512F) ? read_wide(from, share) : read_words(from, share);
+}
+
+static double read_rate(const void *memory, size_t bytes)
+{
+    struct reading reading = {.memory = memory, .bytes = bytes};
+    return (double)bytes / run_team(read_share, &reading, NULL);
+}
+
+static double peak_rate(void (*peak)(void *, int), double flops_of_step)
+{
+    const double flops = (double)PEAK_STEPS * PEAK_CHAINS * flops_of_step * options.threads;
+    double best = 0;
+    for (int i = 0; i < 3; i++) {
+        const double rate = flops / run_team(peak, NULL, NULL);
+        if (rate > best) best = rate;
+    }
+    return best;
+}
+
+// --- the kernels
+// ------------------------------------------------------------------------------------------------------
+
+struct job {
+    const struct mb_kernels *kernels;
+    struct mb_packing packing;
+    const char *packed;
+    size_t matrix_bytes;
+    int64_t matrices, m;
+    const void *rows[ROWS_MAX];
+    char *out, *scratch[THREADS_MAX];
+    atomic_int_fast64_t next;
+};
+
+static void run_task(const struct job *job, int64_t index, char *scratch)
+{
+    const int64_t tasks = mb_ceil_div(job->packing.n, TASK_COLUMNS), n0 = index % tasks * TASK_COLUMNS;
+    const void *packed = job->packed + (size_t)(index / tasks) * job->matrix_bytes;
+    const struct mb_rows rows = {job->rows, job->m, true};
+    const struct mb_activation silu = {.kind = mb_activation_find("silu")};
+    if (job->packing.parts == 2) {
+        const struct mb_gate_up_call call = {.packing = &job->packing,
+                                             .packed = packed,
+                                             .rows = rows,
+                                             .n0 = n0,
+                                             .n1 = mb_min(job->packing.n, n0 + TASK_COLUMNS),
+                                             .activation = &silu,
+                                             .out = job->out + (size_t)n0 * 2,
+                                             .out_stride = job->packing.n,
+                                             .scratch = scratch};
+        job->kernels->gate_up(&call);
+    } else {
+        const struct mb_project_call call = {.packing = &job->packing,
+                                             .packed = packed,
+                                             .rows = rows,
+                                             .n0 = n0,
+                                             .n1 = mb_min(job->packing.n, n0 + TASK_COLUMNS),
+                                             .out = (float *)(void *)job->out + n0,
+                                             .out_stride = job->packing.n,
+                                             .scratch = scratch};
+        job->kernels->project(&call);
+    }
+}
+
+static void run_tasks(void *argument, int thread)
+{
+    struct job *job = argument;
+    const int64_t count = job->matrices * mb_ceil_div(job->packing.n, TASK_COLUMNS);
+    for (int64_t i; (i = atomic_fetch_add(&job->next, 1)) < count;) run_task(job, i, job->scratch[thread]);
+}
+
+static void start_over(void *job) { atomic_store(&((struct job *)job)->next, 0); }
+
+static uint32_t next_random(void)
+{
+    static uint64_t state = 1;
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 32);
+}
+
+static const char *const format_names[MB_PACKED_FORMATS] = {"f32", "f16", "bf16", "fp8", "fp4"};
+static const double format_bits[MB_PACKED_FORMATS] = {32, 16, 16, 8, 4.25};
+
+static void fill_codes(enum mb_packed_format format, void *codes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const float value = (float)(int32_t)next_random() * 0x1p-31f;
+        const uint16_t half = format == MB_PACKED_F16 ? mb_to_f16(value) : mb_to_bf16(value);
+        if (format == MB_PACKED_F32) memcpy((char *)codes + 4 * i, &value, 4);
+        if (format == MB_PACKED_F16 || format == MB_PACKED_BF16) memcpy((char *)codes + 2 * i, &half, 2);
+        if (format == MB_PACKED_FP8) ((uint8_t *)codes)[i] = (uint8_t)(next_random() >> 24 & 0xbf);
+        if (format == MB_PACKED_FP4) ((uint8_t *)codes)[i] = (uint8_t)(next_random() >> 24);
+    }
+}
+
+// One matrix packed from random codes, then copied until the wanted bytes are full. Seconds of packing in *packing.
+static char *make_weights(struct job *job, size_t bytes, double *packing_seconds)
+{
+    const struct mb_packing *p = &job->packing;
+    const size_t count = (size_t)(p->n * p->k), groups = p->group ? (size_t)mb_ceil_div(p->k, p->group) : 0;
+    char *codes = memory_of(count * 4);
+    float *scales = memory_of((size_t)p->n * groups * sizeof *scales + 1);
+    uint8_t *exponents = memory_of((size_t)p->n * groups + 1);
+    fill_codes(p->format, codes, count);
+    for (size_t i = 0; i < (size_t)p->n * groups; i++) scales[i] = 1, exponents[i] = (uint8_t)(120 + next_random() % 8);
+    job->matrix_bytes = mb_round_up(job->kernels->packed_bytes(p), 64);
+    job->matrices = (int64_t)(bytes / job->matrix_bytes) + 1;
+    char *packed = memory_of(job->matrix_bytes * (size_t)job->matrices);
+    const double begin = seconds();
+    for (int part = 0; part < p->parts; part++) {
+        const struct mb_piece piece = {.part = part,
+                                       .n1 = p->n,
+                                       .k1 = p->k,
+                                       .codes = codes,
+                                       .row_stride = p->format == MB_PACKED_FP4 ? mb_ceil_div(p->k, 2) : p->k,
+                                       .column_stride = 1,
+                                       .scales = scales,
+                                       .exponents = exponents,
+                                       .scale_stride = (ptrdiff_t)groups};
+        job->kernels->pack(p, packed, &piece);
+    }
+    *packing_seconds = seconds() - begin;
+    for (int64_t i = 1; i < job->matrices; i++)
+        memcpy(packed + (size_t)i * job->matrix_bytes, packed, job->matrix_bytes);
+    free(codes), free(scales), free(exponents);
+    return packed;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void measure(struct job *job, const char *weights, size_t bytes, double peak)
+{
+    double times[REPETITIONS], reads[REPETITIONS];
+    for (int i = 0; i < REPETITIONS; i++) {
+        reads[i] = read_rate(weights, bytes);
+        times[i] = run_team(run_tasks, job, start_over);
+    }
+    qsort(times, REPETITIONS, sizeof *times, by_value);
+    qsort(reads, REPETITIONS, sizeof *reads, by_value);
+    const double weights_done = (double)(job->packing.n * job->packing.k * job->packing.parts * job->matrices);
+    const double bytes_done = weights_done * format_bits[job->packing.format] / 8;
+    const double flops = 2 * weights_done * (double)job->m, time = times[REPETITIONS / 2];
+    const double dram = reads[REPETITIONS / 2];
+    const double floor = bytes_done / dram > flops / peak ? bytes_done / dram : flops / peak;
+    printf("%-11s %-5s %-8s %5d  %7.1f GB/s  %8.1f GFLOP/s  read %5.1f GB/s  share %.2f of %s\n", job->kernels->name,
+           format_names[job->packing.format], job->packing.parts == 2 ? "gate_up" : "project", (int)job->m,
+           bytes_done / time * 1e-9, flops / time * 1e-9, dram * 1e-9, floor / time,
+           bytes_done / dram > flops / peak ? "memory" : "arithmetic");
+    fflush(stdout);
+}
+
+static void measure_format(const struct mb_kernels *kernels, enum mb_packed_format format, int parts,
+                           const int64_t *row_counts, int counts, double peak)
+{
+    struct job *job = memory_of(sizeof *job);
+    job->kernels = kernels;
+    job->packing = (struct mb_packing){.format = format, .parts = parts, .n = options.n, .k = options.k};
+    if (format == MB_PACKED_FP8) job->packing.group = 128;
+    if (format == MB_PACKED_FP4) job->packing.group = 32;
+    int64_t most = 1;
+    for (int i = 0; i < counts; i++) most = mb_max(most, row_counts[i]);
+    double packing;
+    char *weights = make_weights(job, options.bytes, &packing);
+    const double source = (double)(options.n * options.k * parts) * format_bits[format] / 8;
+    printf("%-11s %-5s %-8s packs %.2f GB/s on one thread\n", kernels->name, format_names[format],
+           parts == 2 ? "gate_up" : "project", source / packing * 1e-9);
+    uint16_t *rows = memory_of((size_t)(most * options.k) * sizeof *rows);
+    fill_codes(MB_PACKED_BF16, rows, (size_t)(most * options.k));
+    for (int64_t r = 0; r < most; r++) job->rows[r] = rows + r * options.k;
+    job->out = memory_of((size_t)(most * options.n) * sizeof(float));
+    for (int t = 0; t < options.threads; t++) job->scratch[t] = memory_of(kernels->scratch_bytes(&job->packing, most));
+    job->packed = weights;
+    const int64_t all = job->matrices;
+    for (int i = 0; i < counts; i++) {
+        job->m = row_counts[i];
+        // With many rows a smaller part of the weights takes long enough.
+        job->matrices = mb_max(2, all * 8 / mb_max(8, job->m));
+        measure(job, weights, (size_t)all * job->matrix_bytes, peak);
+    }
+    for (int t = 0; t < options.threads; t++) free(job->scratch[t]);
+    free(job->out), free(rows), free(weights), free(job);
+}
+
+static void usage(void)
+{
+    puts("usage: kernel [--level NAME] [--format f32|f16|bf16|fp8|fp4] [--rows 1,8,32] [--outputs N] [--inputs K]\n"
+         "              [--threads T] [--megabytes WEIGHTS]");
+}
+
+static int row_counts_of(char *text, int64_t *counts, int most)
+{
+    int n = 0;
+    for (char *word = strtok(text, ","); word && n < most; word = strtok(NULL, ",")) {
+        const int64_t m = strtoll(word, NULL, 10);
+        if (m >= 1 && m <= ROWS_MAX) counts[n++] = m;
+    }
+    return n;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option known[] = {
+        {"level", 1, NULL, 'l'},     {"format", 1, NULL, 'f'}, {"rows", 1, NULL, 'm'},
+        {"outputs", 1, NULL, 'n'},   {"inputs", 1, NULL, 'k'}, {"threads", 1, NULL, 't'},
+        {"megabytes", 1, NULL, 'b'}, {"help", 0, NULL, 'h'},   {NULL, 0, NULL, 0}};
+    int64_t counts[64] = {1, 2, 4, 8, 12, 24, 32, 64, 128, 512};
+    int count = 10;
+    for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
+        if (c == 'l') options.level = optarg;
+        if (c == 'f') options.format = optarg;
+        if (c == 'm') count = row_counts_of(optarg, counts, 64);
+        if (c == 'n') options.n = strtoll(optarg, NULL, 10);
+        if (c == 'k') options.k = strtoll(optarg, NULL, 10);
+        if (c == 't') options.threads = atoi(optarg);
+        if (c == 'b') options.bytes = (size_t)strtoull(optarg, NULL, 10) << 20;
+        if (c == 'h' || c == '?') return usage(), c == '?';
+    }
+    if (options.threads < 1 || options.threads > THREADS_MAX || options.n < 1 || options.k < 1) return usage(), 1;
+    const double fma = has(MB_CPU_AVX512F) ? peak_rate(fma_peak, 32) : 0;
+    const double dot = has(MB_CPU_AVX512F | MB_CPU_AVX512_BF16) ? peak_rate(dot_peak, 64) : 0;
+    printf("%d threads: float32 FMA %.0f GFLOP/s, bf16 dot %.0f GFLOP/s (0: no such vectors of 512 bits)\n",
+           options.threads, fma * 1e-9, dot * 1e-9);
+    for (int l = 0; mb_kernel_levels[l]; l++) {
+        const struct mb_kernels *kernels = mb_kernel_levels[l];
+        const char *reason;
+        if (!kernels->usable(&reason) || (options.level && strcmp(options.level, kernels->name) != 0)) continue;
+        for (int f = 0; f < MB_PACKED_FORMATS; f++) {
+            if (options.format && strcmp(options.format, format_names[f]) != 0) continue;
+            for (int parts = 2; parts >= 1; parts--)
+                measure_format(kernels, (enum mb_packed_format)f, parts, counts, count, dot > fma ? dot : fma);
+        }
+    }
+    return 0;
+}
