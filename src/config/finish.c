@@ -101,6 +101,7 @@ static void derive_shared(moeblock_config *config)
     inherit(config, &routed->activation.clamp, &shared->activation.clamp);
     inherit(config, &routed->activation.limit, &shared->activation.limit);
     inherit(config, &routed->activation.alpha, &shared->activation.alpha);
+    inherit(config, &routed->activation.plus_one, &shared->activation.plus_one);
     inherit(config, &routed->activation.beta, &shared->activation.beta);
     inherit(config, &routed->activation.linear_beta, &shared->activation.linear_beta);
 }

@@ -19,7 +19,7 @@
 #define MB_SAME(a, v) (v)
 
 // Formulas on u.
-#define MB_PLUS_ONE(a, u) ((u) + 1.0f)
+#define MB_PLUS_ONE(a, u) mb_pick((a).plus_one, (u) + 1.0f, u)
 #define MB_SOFT_LIMIT(a, u) mb_pick((a).linear_beta == 0.0f, u, (a).linear_beta * mb_tanh_body((u) / (a).linear_beta))
 
 // The loops of one kind. `out` must not overlap the inputs: mb_activation_apply sees to it, so that the loops

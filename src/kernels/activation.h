@@ -16,6 +16,7 @@ struct mb_activation {
     enum mb_clamp clamp;
     float limit;
     float alpha;             // swiglu_oai: sigmoid(alpha * g)
+    bool plus_one;           // swiglu_oai: times u + 1 instead of u
     float beta, linear_beta; // situ
 };
 

@@ -15,7 +15,7 @@
 enum { COUNT = 301 };
 
 static const struct mb_activation parameters = {
-    .clamp = MB_CLAMP_NONE, .limit = 2.5f, .alpha = 1.702f, .beta = 4.0f, .linear_beta = 25.0f};
+    .clamp = MB_CLAMP_NONE, .limit = 2.5f, .alpha = 1.702f, .plus_one = true, .beta = 4.0f, .linear_beta = 25.0f};
 
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double silu(double g) { return g * sigmoid(g); }
@@ -99,6 +99,19 @@ static void test_formulas(void **state)
     }
 }
 
+static void test_without_plus_one(void **state)
+{
+    (void)state;
+    struct mb_activation activation = parameters;
+    activation.kind = mb_activation_find("swiglu_oai");
+    activation.plus_one = false;
+    mb_activation_apply(&activation, gate, up, out, COUNT);
+    for (int i = 0; i < COUNT; i++) {
+        const double exact = silu_alpha((double)gate[i]) * (double)up[i];
+        assert_true(fabs((double)out[i] - exact) <= 2e-6 * (fabs(exact) + 1));
+    }
+}
+
 static void test_same_bits_however_called(void **state)
 {
     (void)state;
@@ -168,8 +181,11 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_formulas),  cmocka_unit_test(test_same_bits_however_called),
-        cmocka_unit_test(test_nan_stays), cmocka_unit_test(test_situ_without_soft_limit),
+        cmocka_unit_test(test_formulas),
+        cmocka_unit_test(test_without_plus_one),
+        cmocka_unit_test(test_same_bits_however_called),
+        cmocka_unit_test(test_nan_stays),
+        cmocka_unit_test(test_situ_without_soft_limit),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, fill, NULL);

@@ -202,10 +202,12 @@ static void test_activation_rules(void **state)
 {
     (void)state;
     moeblock_config *config =
-        parse("{" SIZES ",\"experts\":{\"distributed\":{\"intermediate_size\":32,\"activation\":\"clamped_swiglu\"},"
-              "\"shared\":{\"intermediate_size\":16}}}");
+        parse("{" SIZES ",\"experts\":{\"distributed\":{\"intermediate_size\":32,\"activation\":\"clamped_swiglu\","
+              "\"plus_one\":false},\"shared\":{\"intermediate_size\":16}}}");
     assert_value(config, "experts.distributed.activation", "swiglu_oai");
     assert_value(config, "experts.distributed.limit", "7");
+    assert_value(config, "experts.distributed.plus_one", "false");
+    assert_value(config, "experts.shared.plus_one", "false");
     assert_value(config, "experts.shared.enabled", "true"); // its size says so
     assert_value(config, "experts.shared.activation", "swiglu_oai");
     assert_value(config, "experts.shared.clamp", "before");
