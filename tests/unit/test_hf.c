@@ -311,7 +311,7 @@ static void test_refused_values(void **state)
         {"hidden_size", "7168.0", MOEBLOCK_INVALID_CONFIG, {"hidden_size", "7168", "an integer"}},
         {"hidden_size", "0", MOEBLOCK_INVALID_CONFIG, {"hidden_size", "0", "from 1"}},
         {"hidden_size", "9223372036854775807", MOEBLOCK_INVALID_CONFIG, {"hidden_size", "9223372036854775807", "to"}},
-        {"hidden_size", "null", MOEBLOCK_INVALID_CONFIG, {"deepseek_v3", "hidden_size", "there is none"}},
+        {"hidden_size", "null", MOEBLOCK_INVALID_CONFIG, {"deepseek_v3", "hidden_size (or d_model)", "does not give"}},
         {"n_routed_experts", "-1", MOEBLOCK_INVALID_CONFIG, {"n_routed_experts", "-1", "from 1"}},
         {"n_shared_experts", "4096", MOEBLOCK_INVALID_CONFIG, {"4096 shared experts", "2048", "in all"}},
         {"norm_topk_prob", "1", MOEBLOCK_INVALID_CONFIG, {"norm_topk_prob", "1", "true or false"}},
@@ -344,6 +344,92 @@ static void test_refused_values(void **state)
     json_decref(base);
 }
 
+// Maps a copy of `root` without the keys of a list that is separated by blanks.
+static moeblock_status map_without(const json_t *root, const char *keys)
+{
+    json_t *changed = json_deep_copy(root);
+    char key[64];
+    for (int used; sscanf(keys, "%63s%n", key, &used) == 1; keys += used)
+        if (json_object_del(changed, key)) fail_msg("no key %s", key);
+    const moeblock_status status = map_object(changed, -1);
+    json_decref(changed);
+    return status;
+}
+
+static void assert_lacking(const char *keys)
+{
+    char key[64];
+    assert_int_equal(error.code, MOEBLOCK_INVALID_CONFIG);
+    for (int used; sscanf(keys, "%63s%n", key, &used) == 1; keys += used)
+        if (!strstr(error.message, key)) fail_msg("no %s in: %s", key, error.message);
+}
+
+// A key whose absence the model's own code would fill with a value that matters is asked for; a neutral one is not.
+static void test_needed_keys(void **state)
+{
+    (void)state;
+    static const char all[] =
+        "hidden_size n_routed_experts num_experts_per_tok moe_intermediate_size num_hidden_layers "
+        "n_group topk_group n_shared_experts routed_scaling_factor";
+    json_t *root = load("tests/hf", "deepseek_v3.json");
+    char key[64];
+    int needed = 0;
+    for (const char *keys = all; sscanf(keys, "%63s", key) == 1; keys += strlen(key) + (keys[strlen(key)] == ' ')) {
+        assert_int_equal(map_without(root, key), MOEBLOCK_INVALID_CONFIG);
+        assert_lacking(key);
+        needed++;
+    }
+    assert_int_equal(needed, 9);
+    assert_int_equal(map_without(root, all), MOEBLOCK_INVALID_CONFIG); // one message for all of them
+    assert_lacking(all);
+    assert_int_equal(map_without(root, "scoring_func topk_method norm_topk_prob moe_layer_freq hidden_act"),
+                     MOEBLOCK_OK);
+    json_object_set_new(root, "n_group", json_null()); // said: none
+    assert_int_equal(map_object(root, -1), MOEBLOCK_OK);
+    assert_int_equal(config.router.groups, MB_GROUPS_NONE);
+    json_decref(root);
+
+    root = load("tests/hf", "deepseek_v2_lite.json");
+    assert_int_equal(map_without(root, "topk_method n_group topk_group routed_scaling_factor"), MOEBLOCK_OK);
+    json_object_set_new(root, "n_group", json_integer(8));
+    assert_int_equal(map_without(root, "topk_method"), MOEBLOCK_INVALID_CONFIG);
+    assert_lacking("topk_method");
+    assert_int_equal(map_without(root, "topk_group"), MOEBLOCK_OK); // greedy has no groups
+    json_object_set_new(root, "topk_method", json_string("group_limited_greedy"));
+    assert_int_equal(map_without(root, "n_group topk_group n_shared_experts"), MOEBLOCK_INVALID_CONFIG);
+    assert_lacking("n_group topk_group n_shared_experts");
+    json_decref(root);
+
+    root = load("tests/hf", "glm4_5_air.json");
+    assert_int_equal(map_without(root, "n_group topk_group routed_scaling_factor"), MOEBLOCK_OK);
+    json_object_set_new(root, "n_group", json_integer(4));
+    assert_int_equal(map_without(root, "topk_group n_shared_experts"), MOEBLOCK_INVALID_CONFIG);
+    assert_lacking("topk_group n_shared_experts");
+    json_decref(root);
+
+    static const struct {
+        const char *folder, *keys;
+    } others[] = {
+        {"qwen3_next-bf16", "shared_expert_intermediate_size"},
+        {"granitemoehybrid-bf16", "shared_intermediate_size"},
+        {"ernie4_5_moe-bf16", "moe_num_shared_experts"},
+        {"laguna-bf16", "moe_routed_scaling_factor shared_expert_intermediate_size"},
+        {"longcat_flash-bf16", "routed_scaling_factor zero_expert_num"},
+        {"nemotron_h-bf16", "mlp_hidden_act moe_shared_expert_intermediate_size"},
+        {"cohere2_moe-bf16", "num_shared_experts expert_selection_fn shared_expert_combination_strategy"},
+        {"hy_v3-bf16", "num_shared_experts router_scaling_factor"},
+    };
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        char folder[128];
+        snprintf(folder, sizeof folder, "tests/golden/%s", others[i].folder);
+        root = load(folder, "config.json");
+        assert_int_equal(map_object(root, -1), MOEBLOCK_OK);
+        assert_int_equal(map_without(root, others[i].keys), MOEBLOCK_INVALID_CONFIG);
+        assert_lacking(others[i].keys);
+        json_decref(root);
+    }
+}
+
 static void test_layers(void **state)
 {
     (void)state;
@@ -365,17 +451,21 @@ static void test_layers(void **state)
 #define BODY                                                                                                           \
     "\"hidden_size\":8,\"num_experts\":4,\"num_experts_per_tok\":2,\"intermediate_size\":8,"                           \
     "\"moe_intermediate_size\":8,\"num_hidden_layers\":6"
+#define WIDTH ",\"share_expert_dim\":8"
+#define SCALE ",\"routed_scaling_factor\":2.5"
     static const struct {
         const char *text, *layers;
     } rules[] = {
         {"{\"model_type\":\"jamba\"," BODY ",\"expert_layer_period\":2,\"expert_layer_offset\":1}", "1,3,5"},
         {"{\"model_type\":\"llama4_text\"," BODY ",\"interleave_moe_layer_step\":3}", "2,5"},
         {"{\"model_type\":\"llama4_text\"," BODY ",\"moe_layers\":[0,4]}", "0,4"},
-        {"{\"model_type\":\"step3p5\"," BODY ",\"moe_layers_enum\":\"2,3,5\"}", "2-3,5"},
+        {"{\"model_type\":\"step3p5\"," BODY WIDTH SCALE ",\"moe_layers_enum\":\"2,3,5\"}", "2-3,5"},
         {"{\"model_type\":\"mimo_v2_flash\"," BODY ",\"moe_layer_freq\":[0,1,1,0,0,1]}", "1-2,5"},
-        {"{\"model_type\":\"nemotron_h\"," BODY ",\"hybrid_override_pattern\":\"ME*E-M\"}", "1,3"},
+        {"{\"model_type\":\"nemotron_h\"," BODY WIDTH
+         ",\"mlp_hidden_act\":\"relu2\",\"hybrid_override_pattern\":\"ME*E-M\"}",
+         "1,3"},
         {"{\"model_type\":\"lfm2_moe\"," BODY ",\"num_dense_layers\":4}", "4-5"},
-        {"{\"model_type\":\"ernie4_5_moe\"," BODY
+        {"{\"model_type\":\"ernie4_5_moe\"," BODY ",\"moe_num_shared_experts\":0"
          ",\"moe_layer_start_index\":1,\"moe_layer_end_index\":-1,\"moe_layer_interval\":2}",
          "1,3,5"},
     };
@@ -383,8 +473,9 @@ static void test_layers(void **state)
         if (map_text(rules[i].text, -1) != MOEBLOCK_OK) fail_msg("%s", error.message);
         assert_string_equal(config.moe_layers, rules[i].layers);
     }
-    refused("{\"model_type\":\"gemma4\"," BODY ",\"enable_moe_block\":false}", -1, MOEBLOCK_INVALID_CONFIG, "gemma4",
-            "MoE");
+    refused("{\"model_type\":\"gemma4\"," BODY
+            ",\"hidden_activation\":\"gelu_pytorch_tanh\",\"enable_moe_block\":false}",
+            -1, MOEBLOCK_INVALID_CONFIG, "gemma4", "MoE");
 }
 
 static void test_nested(void **state)
@@ -415,8 +506,8 @@ static void test_unknown_models(void **state)
     refused("{\"model_type\":\"axk1\"}", -1, MOEBLOCK_UNSUPPORTED, "axk1", "RMSNorm");
     refused("{\"model_type\":5}", -1, MOEBLOCK_INVALID_CONFIG, "model_type", NULL);
     refused("{}", -1, MOEBLOCK_INVALID_CONFIG, "model_type", NULL);
-    refused("{\"model_type\":\"deepseek_v4\"," BODY ",\"num_hash_layers\":3}", 0, MOEBLOCK_UNSUPPORTED, "token ids",
-            "3-5");
+    refused("{\"model_type\":\"deepseek_v4\"," BODY ",\"n_shared_experts\":1" SCALE ",\"num_hash_layers\":3}", 0,
+            MOEBLOCK_UNSUPPORTED, "token ids", "3-5");
     int known = 0;
     for (const char *type; (type = mb_hf_model_type(known)); known++) assert_true(type[0] != '\0');
     assert_true(known >= 15);
@@ -482,7 +573,7 @@ int main(void)
         cmocka_unit_test(test_origin),         cmocka_unit_test(test_refused_values),
         cmocka_unit_test(test_layers),         cmocka_unit_test(test_nested),
         cmocka_unit_test(test_unknown_models), cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_documented),
+        cmocka_unit_test(test_documented),     cmocka_unit_test(test_needed_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

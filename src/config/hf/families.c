@@ -90,6 +90,39 @@ static const struct mb_hf_value cohere_values[] = {{MB_HF_SCORE, "softmax", MB_H
                                                    {0, NULL, MB_HF_AS_IS}};
 static const struct mb_hf_value null_values[] = {{MB_HF_NULL_KIND, "identity", MB_HF_AS_IS}, {0, NULL, MB_HF_AS_IS}};
 
+// Keys that a file must have: without them the model's own code would fill in a value other than the neutral one (a
+// scale of 1, one group, no shared expert, silu), or one that is not known here.
+static const struct mb_hf_need v2_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_COUNT},
+                                             {MB_HF_WITH_GROUPS, MB_HF_TOPK_METHOD},
+                                             {MB_HF_WITH_GROUP_METHOD, MB_HF_GROUPS},
+                                             {MB_HF_WITH_GROUPS | MB_HF_WITH_GROUP_METHOD, MB_HF_TOPK_GROUP},
+                                             {0, 0}};
+static const struct mb_hf_need v3_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_COUNT},
+                                             {MB_HF_ALWAYS, MB_HF_SCALE},
+                                             {MB_HF_ALWAYS, MB_HF_GROUPS},
+                                             {MB_HF_ALWAYS, MB_HF_TOPK_GROUP},
+                                             {0, 0}};
+static const struct mb_hf_need group_needs[] = {{MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
+static const struct mb_hf_need count_needs[] = {
+    {MB_HF_ALWAYS, MB_HF_SHARED_COUNT}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
+static const struct mb_hf_need scaled_count_needs[] = {
+    {MB_HF_ALWAYS, MB_HF_SHARED_COUNT}, {MB_HF_ALWAYS, MB_HF_SCALE}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
+static const struct mb_hf_need width_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_WIDTH}, {0, 0}};
+static const struct mb_hf_need scaled_width_needs[] = {
+    {MB_HF_ALWAYS, MB_HF_SHARED_WIDTH}, {MB_HF_ALWAYS, MB_HF_SCALE}, {0, 0}};
+static const struct mb_hf_need nemotron_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_WIDTH},
+                                                   {MB_HF_ALWAYS, MB_HF_ACTIVATION},
+                                                   {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP},
+                                                   {0, 0}};
+static const struct mb_hf_need longcat_needs[] = {
+    {MB_HF_ALWAYS, MB_HF_SCALE}, {MB_HF_ALWAYS, MB_HF_NULL_COUNT}, {0, 0}};
+static const struct mb_hf_need activation_needs[] = {{MB_HF_ALWAYS, MB_HF_ACTIVATION}, {0, 0}};
+static const struct mb_hf_need cohere_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_COUNT},
+                                                 {MB_HF_ALWAYS, MB_HF_SHARED_MIX},
+                                                 {MB_HF_ALWAYS, MB_HF_SCORE},
+                                                 {MB_HF_ALWAYS, MB_HF_RENORMALISE},
+                                                 {0, 0}};
+
 #define MODEL "model.layers.{layer}"
 #define VISION_TEXT "model.language_model.layers.{layer}"
 #define WRAPPED "language_model.model.layers.{layer}"
@@ -110,66 +143,66 @@ static const struct mb_hf_value null_values[] = {{MB_HF_NULL_KIND, "identity", M
 
 const struct mb_hf_family mb_hf_families[] = {
     // The DeepSeek line
-    {"deepseek_v2", NULL, MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE},
-    {"deepseek_v3", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"kimi_k2", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"deepseek_v32", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"glm4_moe", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"glm4_moe_lite", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"glm4v_moe", "text_config", VISION_TEXT, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"glm_moe_dsa", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"dots1", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, dots_values, NORM_SAID | SCALE},
-    {"exaone_moe", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_moe_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"solar_open", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"mimo_v2_flash", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, NONE, MB_HF_FREQUENCY_LIST, v3_values, NORM | SCALE},
-    {"axk2", NULL, MODEL, &moe_gate_filled, &plain, &mb_hf_deepseek, COUNT, ALL, v3_values, NORM | SCALE},
-    {"bailing_hybrid", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_expert_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"kimi_linear", NULL, MODEL, &moe_gate, &plain, &mb_hf_kimi_linear, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"nemotron_h", NULL, "backbone.layers.{layer}", &moe_gate, &ungated, &mb_hf_nemotron, WIDTH, MB_HF_BLOCK_LETTERS, v3_values, NORM | SCALE},
-    {"mistral4", NULL, MODEL, &softmax_groups, &plain, &mb_hf_mistral4, COUNT, DENSE_FIRST, softmax_values, NORM | SCALE},
-    {"mistral_large4", "text_config", "layers.{layer}", &softmax_groups, &plain, &mb_hf_mistral_large4, COUNT, DENSE_FIRST, softmax_values, SCALE},
-    {"unlimited_ocr", "text_config", MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE},
-    {"deepseek_v4", NULL, "layers.{layer}", &sqrt_softplus, &clamped_before, &mb_hf_deepseek_v4, COUNT, MB_HF_AFTER_HASH, v4_values, NORM | SCALE | MB_HF_PLAIN_ONLY},
+    {"deepseek_v2", NULL, MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE, v2_needs},
+    {"deepseek_v3", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, v3_needs},
+    {"kimi_k2", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, v3_needs},
+    {"deepseek_v32", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, v3_needs},
+    {"glm4_moe", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, count_needs},
+    {"glm4_moe_lite", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
+    {"glm4v_moe", "text_config", VISION_TEXT, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, count_needs},
+    {"glm_moe_dsa", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
+    {"dots1", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, dots_values, NORM_SAID | SCALE, group_needs},
+    {"exaone_moe", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_moe_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
+    {"solar_open", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, count_needs},
+    {"mimo_v2_flash", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, NONE, MB_HF_FREQUENCY_LIST, v3_values, NORM | SCALE, group_needs},
+    {"axk2", NULL, MODEL, &moe_gate_filled, &plain, &mb_hf_deepseek, COUNT, ALL, v3_values, NORM | SCALE, scaled_count_needs},
+    {"bailing_hybrid", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_expert_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, v3_needs},
+    {"kimi_linear", NULL, MODEL, &moe_gate, &plain, &mb_hf_kimi_linear, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
+    {"nemotron_h", NULL, "backbone.layers.{layer}", &moe_gate, &ungated, &mb_hf_nemotron, WIDTH, MB_HF_BLOCK_LETTERS, v3_values, NORM | SCALE, nemotron_needs},
+    {"mistral4", NULL, MODEL, &softmax_groups, &plain, &mb_hf_mistral4, COUNT, DENSE_FIRST, softmax_values, NORM | SCALE, scaled_count_needs},
+    {"mistral_large4", "text_config", "layers.{layer}", &softmax_groups, &plain, &mb_hf_mistral_large4, COUNT, DENSE_FIRST, softmax_values, SCALE, scaled_count_needs},
+    {"unlimited_ocr", "text_config", MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE, v2_needs},
+    {"deepseek_v4", NULL, "layers.{layer}", &sqrt_softplus, &clamped_before, &mb_hf_deepseek_v4, COUNT, MB_HF_AFTER_HASH, v4_values, NORM | SCALE | MB_HF_PLAIN_ONLY, scaled_count_needs},
     // Sigmoid with a selection bias, without groups
-    {"afmoe", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_afmoe, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"hy_v3", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_hy_v3, COUNT, DENSE_FIRST, v3_values, NORM | SCALE},
-    {"minimax_m2", NULL, MODEL, &sigmoid_biased, &plain, &mb_hf_mixtral, NONE, ALL, v3_values, WIDE},
-    {"minimax_m3_vl", "text_config", WRAPPED, &sigmoid_scaled_output, &swiglu_oai, &mb_hf_minimax_m3, WIDTH, ALL, v3_values, SCALE | WIDE},
-    {"step3p7", "text_config", MODEL, &sigmoid_scaled_output, &clamped_after, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, v3_values, SCALE},
-    {"step3p5", NULL, MODEL, &sigmoid_scaled_output, &clamped_after, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, v3_values, SCALE},
-    {"laguna", NULL, MODEL, &sigmoid_scaled_output, &plain, &mb_hf_laguna, WIDTH, ALL, v3_values, SCALE},
-    {"lfm2_moe", NULL, MODEL, &sigmoid_biased_1e6, &plain, &mb_hf_lfm2, NONE, DENSE_FIRST, v3_values, NORM | SCALE},
+    {"afmoe", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_afmoe, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
+    {"hy_v3", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_hy_v3, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
+    {"minimax_m2", NULL, MODEL, &sigmoid_biased, &plain, &mb_hf_mixtral, NONE, ALL, v3_values, WIDE, NULL},
+    {"minimax_m3_vl", "text_config", WRAPPED, &sigmoid_scaled_output, &swiglu_oai, &mb_hf_minimax_m3, WIDTH, ALL, v3_values, SCALE | WIDE, scaled_width_needs},
+    {"step3p7", "text_config", MODEL, &sigmoid_scaled_output, &clamped_after, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, v3_values, SCALE, scaled_width_needs},
+    {"step3p5", NULL, MODEL, &sigmoid_scaled_output, &clamped_after, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, v3_values, SCALE, scaled_width_needs},
+    {"laguna", NULL, MODEL, &sigmoid_scaled_output, &plain, &mb_hf_laguna, WIDTH, ALL, v3_values, SCALE, scaled_width_needs},
+    {"lfm2_moe", NULL, MODEL, &sigmoid_biased_1e6, &plain, &mb_hf_lfm2, NONE, DENSE_FIRST, v3_values, NORM | SCALE, NULL},
     // Softmax over all experts
-    {"mixtral", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_mixtral, NONE, ALL, NULL, WIDE},
-    {"minimax", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_mixtral, NONE, ALL, NULL, WIDE},
-    {"qwen2_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, WIDTH, STEPS, NULL, NORM_SAID | SIGMOID},
-    {"qwen3_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, STEPS, NULL, NORM_SAID},
-    {"qwen3_next", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, WIDTH, STEPS, NULL, NORM | SIGMOID},
-    {"qwen3_vl_moe", "text_config", VISION_TEXT, &softmax_then_top_k, &plain, &mb_hf_qwen_input_major, NONE, STEPS, NULL, 0},
-    {"qwen3_omni_moe", "thinker_config.text_config", "thinker.model.layers.{layer}", &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, STEPS, NULL, NORM},
-    {"qwen3_5_moe", "text_config", VISION_TEXT, &softmax_then_top_k, &plain, &mb_hf_qwen_stacked, WIDTH, ALL, NULL, SIGMOID},
-    {"qwen4_exp", "text_config", VISION_TEXT, &softmax_then_top_k, &plain, &mb_hf_qwen, WIDTH, ALL, NULL, NORM | SIGMOID},
-    {"mellum", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, ALL, NULL, NORM},
-    {"olmoe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, ALL, NULL, NORM_SAID | WIDE},
-    {"flex_olmo", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, ALL, NULL, NORM_SAID | WIDE},
-    {"jamba", NULL, MODEL, &softmax_raw, &plain, &mb_hf_jamba, NONE, MB_HF_PERIODIC, NULL, WIDE},
-    {"hunyuan_v1_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_hunyuan, ONE, DENSE_FIRST, NULL, WIDE},
-    {"ernie4_5_moe", NULL, MODEL, &softmax_clamped_sum, &plain, &mb_hf_ernie, COUNT, MB_HF_BETWEEN, NULL, MB_HF_READS_SHARED_BIAS},
-    {"longcat_flash", NULL, MODEL, &softmax_biased, &plain, &mb_hf_longcat, NONE, ALL, null_values, SCALE | MB_HF_READS_ROUTER_BIAS},
-    {"gemma4", "text_config", VISION_TEXT, &softmax_of_residual, &plain, &mb_hf_gemma, NONE, MB_HF_WHEN_ENABLED, NULL, 0},
-    {"diffusion_gemma", "text_config", "model.decoder.layers.{layer}", &softmax_of_residual, &plain, &mb_hf_gemma, NONE, MB_HF_WHEN_ENABLED, NULL, 0},
+    {"mixtral", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_mixtral, NONE, ALL, NULL, WIDE, NULL},
+    {"minimax", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_mixtral, NONE, ALL, NULL, WIDE, NULL},
+    {"qwen2_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, WIDTH, STEPS, NULL, NORM_SAID | SIGMOID, width_needs},
+    {"qwen3_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, STEPS, NULL, NORM_SAID, NULL},
+    {"qwen3_next", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, WIDTH, STEPS, NULL, NORM | SIGMOID, width_needs},
+    {"qwen3_vl_moe", "text_config", VISION_TEXT, &softmax_then_top_k, &plain, &mb_hf_qwen_input_major, NONE, STEPS, NULL, 0, NULL},
+    {"qwen3_omni_moe", "thinker_config.text_config", "thinker.model.layers.{layer}", &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, STEPS, NULL, NORM, NULL},
+    {"qwen3_5_moe", "text_config", VISION_TEXT, &softmax_then_top_k, &plain, &mb_hf_qwen_stacked, WIDTH, ALL, NULL, SIGMOID, width_needs},
+    {"qwen4_exp", "text_config", VISION_TEXT, &softmax_then_top_k, &plain, &mb_hf_qwen, WIDTH, ALL, NULL, NORM | SIGMOID, width_needs},
+    {"mellum", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, ALL, NULL, NORM, NULL},
+    {"olmoe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, ALL, NULL, NORM_SAID | WIDE, NULL},
+    {"flex_olmo", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, ALL, NULL, NORM_SAID | WIDE, NULL},
+    {"jamba", NULL, MODEL, &softmax_raw, &plain, &mb_hf_jamba, NONE, MB_HF_PERIODIC, NULL, WIDE, NULL},
+    {"hunyuan_v1_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_hunyuan, ONE, DENSE_FIRST, NULL, WIDE, NULL},
+    {"ernie4_5_moe", NULL, MODEL, &softmax_clamped_sum, &plain, &mb_hf_ernie, COUNT, MB_HF_BETWEEN, NULL, MB_HF_READS_SHARED_BIAS, count_needs},
+    {"longcat_flash", NULL, MODEL, &softmax_biased, &plain, &mb_hf_longcat, NONE, ALL, null_values, SCALE | MB_HF_READS_ROUTER_BIAS, longcat_needs},
+    {"gemma4", "text_config", VISION_TEXT, &softmax_of_residual, &plain, &mb_hf_gemma, NONE, MB_HF_WHEN_ENABLED, NULL, 0, activation_needs},
+    {"diffusion_gemma", "text_config", "model.decoder.layers.{layer}", &softmax_of_residual, &plain, &mb_hf_gemma, NONE, MB_HF_WHEN_ENABLED, NULL, 0, activation_needs},
     // Top-k of the logits first
-    {"gpt_oss", NULL, MODEL, &top_k_with_bias, &swiglu_oai_biased, &mb_hf_gpt_oss, NONE, ALL, NULL, WIDE | MB_HF_STORES_MXFP4},
-    {"openai_privacy_filter", NULL, MODEL, &top_k_with_bias, &swiglu_oai_biased, &mb_hf_privacy_filter, NONE, ALL, NULL, WIDE},
-    {"granitemoe", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, NONE, ALL, NULL, WIDE},
-    {"granitemoeshared", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, WIDTH, ALL, NULL, WIDE},
-    {"granitemoehybrid", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, WIDTH, ALL, NULL, WIDE},
-    {"granitemoe_swa", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite_swa, WIDTH, ALL, NULL, WIDE},
-    {"jetmoe", NULL, MODEL, &top_k_then_softmax, &bias_on_sum, &mb_hf_jetmoe, NONE, ALL, NULL, WIDE},
-    {"aria", "text_config", WRAPPED, &top_k_then_softmax, &plain, &mb_hf_aria, COUNT, ALL, NULL, WIDE},
-    {"cohere2_moe", NULL, MODEL, &top_k_either, &plain, &mb_hf_deepseek, COUNT, ALL, cohere_values, NORM | WIDE},
-    {"llama4", "text_config", WRAPPED, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE},
-    {"llama4_text", NULL, MODEL, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE},
+    {"gpt_oss", NULL, MODEL, &top_k_with_bias, &swiglu_oai_biased, &mb_hf_gpt_oss, NONE, ALL, NULL, WIDE | MB_HF_STORES_MXFP4, NULL},
+    {"openai_privacy_filter", NULL, MODEL, &top_k_with_bias, &swiglu_oai_biased, &mb_hf_privacy_filter, NONE, ALL, NULL, WIDE, NULL},
+    {"granitemoe", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, NONE, ALL, NULL, WIDE, NULL},
+    {"granitemoeshared", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, WIDTH, ALL, NULL, WIDE, NULL},
+    {"granitemoehybrid", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, WIDTH, ALL, NULL, WIDE, width_needs},
+    {"granitemoe_swa", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite_swa, WIDTH, ALL, NULL, WIDE, width_needs},
+    {"jetmoe", NULL, MODEL, &top_k_then_softmax, &bias_on_sum, &mb_hf_jetmoe, NONE, ALL, NULL, WIDE, NULL},
+    {"aria", "text_config", WRAPPED, &top_k_then_softmax, &plain, &mb_hf_aria, COUNT, ALL, NULL, WIDE, count_needs},
+    {"cohere2_moe", NULL, MODEL, &top_k_either, &plain, &mb_hf_deepseek, COUNT, ALL, cohere_values, NORM | WIDE, cohere_needs},
+    {"llama4", "text_config", WRAPPED, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE, NULL},
+    {"llama4_text", NULL, MODEL, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE, NULL},
     {.model_type = NULL},
 };
 // clang-format on

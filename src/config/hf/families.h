@@ -62,6 +62,18 @@ struct mb_hf_value {
     enum mb_hf_effect effect;
 };
 
+// When a key must be there. What is absent otherwise has its family's neutral value, in the model's own code as here.
+enum mb_hf_when {
+    MB_HF_ALWAYS = 1 << 0,
+    MB_HF_WITH_GROUPS = 1 << 1,      // the file asks for more than one group
+    MB_HF_WITH_GROUP_METHOD = 1 << 2 // its topk_method works by groups
+};
+
+struct mb_hf_need {
+    unsigned when; // of enum mb_hf_when; 0 ends the list
+    enum mb_hf_meaning meaning;
+};
+
 enum mb_hf_flag {
     MB_HF_READS_NORM = 1 << 0,        // the renormalise key counts; absent: true
     MB_HF_NORM_IF_SAID = 1 << 1,      // absent: false
@@ -85,6 +97,7 @@ struct mb_hf_family {
     enum mb_hf_layer_rule layers;
     const struct mb_hf_value *values; // NULL: no text key counts
     unsigned flags;                   // of enum mb_hf_flag
+    const struct mb_hf_need *needs;   // beyond the sizes; NULL: nothing
 };
 
 // Rows that are mapped, ended by a NULL model type.

@@ -332,6 +332,7 @@ moeblock_status mb_hf_map(const json_t *root, const char *name, int64_t layer, m
 {
     struct mb_hf_source source = {.root = root, .name = name, .layer = -1, .model_type = "", .error = error};
     MB_TRY(find_source(&source));
+    MB_TRY(mb_hf_check_complete(&source));
     MB_TRY(map_sizes(&source, layer, out));
     MB_TRY(map_experts(&source, out));
     MB_TRY(map_router(&source, out));

@@ -7,15 +7,29 @@
 
 #include "base/status.h"
 
-const json_t *mb_hf_at(const json_t *object, const char *path)
+// The value at a dotted path, null included.
+static const json_t *written_at(const json_t *object, const char *path)
 {
     const char *dot;
     while (object && (dot = strchr(path, '.'))) {
         object = json_object_getn(object, path, (size_t)(dot - path));
         path = dot + 1;
     }
-    const json_t *value = json_object_get(object, path);
+    return json_object_get(object, path);
+}
+
+const json_t *mb_hf_at(const json_t *object, const char *path)
+{
+    const json_t *value = written_at(object, path);
     return json_is_null(value) ? NULL : value;
+}
+
+bool mb_hf_said(const struct mb_hf_source *source, enum mb_hf_meaning meaning)
+{
+    const char *const *keys = mb_hf_spellings[meaning].keys;
+    for (int i = 0; i < MB_HF_SPELLINGS_MAX && keys[i]; i++)
+        if (written_at(source->scope, keys[i])) return true;
+    return false;
 }
 
 const json_t *mb_hf_find(const struct mb_hf_source *source, enum mb_hf_meaning meaning, const char **key)

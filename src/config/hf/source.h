@@ -21,6 +21,8 @@ struct mb_hf_source {
 const json_t *mb_hf_at(const json_t *object, const char *path);
 // Value of a meaning (NULL: absent); *key gets the spelling that was found.
 const json_t *mb_hf_find(const struct mb_hf_source *source, enum mb_hf_meaning meaning, const char **key);
+// Whether the file has a key of this meaning; null, which says "none", counts.
+bool mb_hf_said(const struct mb_hf_source *source, enum mb_hf_meaning meaning);
 
 // These leave *value alone when the key is absent.
 moeblock_status mb_hf_int(const struct mb_hf_source *source, enum mb_hf_meaning meaning, int64_t *value);
@@ -33,6 +35,9 @@ moeblock_status mb_hf_int_required(const struct mb_hf_source *source, enum mb_hf
 // INVALID_CONFIG: found and expected at a key.
 moeblock_status mb_hf_wrong(const struct mb_hf_source *source, const char *key, const json_t *found,
                             const char *expected);
+
+// INVALID_CONFIG that lists all keys the family needs and the file lacks: complete.c.
+moeblock_status mb_hf_check_complete(const struct mb_hf_source *source);
 
 // Which layers are MoE: layers.c.
 enum mb_hf_layer_kind { MB_HF_DENSE, MB_HF_MOE, MB_HF_HASHED };
