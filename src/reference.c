@@ -146,7 +146,7 @@ static moeblock_status compute_routed(struct mb_reference *r, const float *rows,
     return MOEBLOCK_OK;
 }
 
-// y = y + gate * shared(x), halved where the mix is the average; the gate reads the unrounded x.
+// y = y + gate * shared(x), times the factor of the mix; the gate reads the unrounded x.
 static moeblock_status add_shared(struct mb_reference *r, const float *rows, const float *x, float *y)
 {
     const moeblock_config *config = r->config;
@@ -163,7 +163,10 @@ static moeblock_status add_shared(struct mb_reference *r, const float *rows, con
         apply_ffn(r, &ffn, rows + t * r->hidden, inner, out);
         float *sum = y + t * r->hidden;
         accumulate(sum, out, weight, r->hidden);
-        for (int64_t i = 0; config->mix == MB_MIX_AVERAGE && i < r->hidden; i++) sum[i] = sum[i] * 0.5f;
+        for (int64_t i = 0; i < r->hidden; i++) {
+            if (config->mix == MB_MIX_AVERAGE) sum[i] = sum[i] * 0.5f;
+            if (config->mix == MB_MIX_SUM_OVER_SQRT2) sum[i] = sum[i] * 0.707106781f;
+        }
     }
     return MOEBLOCK_OK;
 }

@@ -42,7 +42,7 @@ static const char *const precision_names[] = {"fp32", "model", NULL};
 static const char *const null_names[] = {"identity", "zero", NULL};
 static const char *const clamp_names[] = {"none", "before", "after", NULL};
 static const char *const shared_gate_names[] = {"none", "sigmoid", NULL};
-static const char *const mix_names[] = {"sum", "average", NULL};
+static const char *const mix_names[] = {"sum", "average", "sum_over_sqrt2", NULL};
 static const char *const layout_names[] = {"per_expert", "stacked", NULL};
 static const char *const orientation_names[] = {"output_major", "input_major", NULL};
 static const char *const gate_up_names[] = {"separate", "concatenated", "interleaved", NULL};
@@ -253,7 +253,7 @@ const struct mb_schema_row mb_schema[] = {
     {ENUM("experts.shared.gate", shared_gate, shared_gate_names), .fallback = "\"none\"", .matters = shared,
      .help = "sigmoid: times the sigmoid of a stored vector [1, H] applied to x."},
     {ENUM("experts.shared.mix", mix, mix_names), .fallback = "\"sum\"", .matters = shared,
-     .help = "routed + shared, or half of that."},
+     .help = "routed + shared, half of that, or that over the square root of 2."},
     {BOOL("experts.shared.parallel_with_moe", parallel_with_moe), .fallback = "true", .matters = shared,
      .help = "Whether the shared expert runs beside the routed experts or after them. Never changes bits.",
      .aliases = ALSO("experts.shared_parallel")},

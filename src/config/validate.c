@@ -167,9 +167,10 @@ static moeblock_status check_experts(const struct mb_reader *reader, moeblock_er
                 "router.config.null_experts return x itself, but experts.latent.size is %" PRId64
                 " and the routed sum is that narrow; use one or the other",
                 c->latent_size);
-    if (c->mix == MB_MIX_AVERAGE && !c->shared_enabled)
-        FAIL_AT(c->mix, "experts.shared.mix is \"average\" but experts.shared.enabled is false");
-    return MOEBLOCK_OK;
+    if (c->mix == MB_MIX_SUM || c->shared_enabled) return MOEBLOCK_OK;
+    char mix[MB_VALUE_TEXT];
+    mb_value_text(c, mb_schema_row_of(c, &c->mix), true, mix);
+    FAIL_AT(c->mix, "experts.shared.mix is %s but experts.shared.enabled is false", mix);
 }
 
 // Only {layer} and {expert} stand in braces; {expert} where every expert has a tensor of its own, and only there.

@@ -389,6 +389,8 @@ static const struct {
      "narrow; use one or the other"},
     {WITH("", "", ",\"shared\":{\"mix\":\"average\"}"),
      "3: experts.shared.mix is \"average\" but experts.shared.enabled is false"},
+    {WITH("", "", ",\"shared\":{\"mix\":\"sum_over_sqrt2\"}"),
+     "3: experts.shared.mix is \"sum_over_sqrt2\" but experts.shared.enabled is false"},
     {WITH("", "", ",\"shared\":{\"enabled\":true}"),
      "no value for experts.shared.intermediate_size; give them in the file or load from a folder whose config.json "
      "has them"},

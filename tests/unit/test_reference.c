@@ -230,6 +230,9 @@ static void scale_before_output_bias_before_shared(void **state)
                         ", \"shared\": {\"intermediate_size\": 1, \"mix\": \"average\"}"),
                 ((routed * 3.0f + 0.3f) + shared) * 0.5f);
     assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, scale, bias,
+                        ", \"shared\": {\"intermediate_size\": 1, \"mix\": \"sum_over_sqrt2\"}"),
+                ((routed * 3.0f + 0.3f) + shared) * (float)sqrt(0.5));
+    assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, scale, bias,
                         ", \"shared\": {\"intermediate_size\": 1, \"gate\": \"sigmoid\"}"),
                 (routed * 3.0f + 0.3f) + gate * shared);
 }

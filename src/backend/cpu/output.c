@@ -8,6 +8,10 @@
 #include "base/arith.h"
 #include "base/status.h"
 
+// What routed + shared is multiplied by.
+static const float mix_factor[] = {
+    [MB_MIX_SUM] = 1.0f, [MB_MIX_AVERAGE] = 0.5f, [MB_MIX_SUM_OVER_SQRT2] = 0.707106781f};
+
 static moeblock_status shared_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
     (void)error;
@@ -23,7 +27,7 @@ static moeblock_status shared_task(struct mb_run *run, int64_t index, int worker
     for (int64_t t = first; t < first + count; t++) {
         float *sum = b->lifted + t * own;
         run->block->context->kernels->accumulate(sum, b->shared + t * own, b->gates[t], own);
-        for (int64_t i = 0; config->mix == MB_MIX_AVERAGE && i < own; i++) sum[i] *= 0.5f;
+        for (int64_t i = 0; config->mix != MB_MIX_SUM && i < own; i++) sum[i] *= mix_factor[config->mix];
     }
     return MOEBLOCK_OK;
 }
