@@ -88,6 +88,7 @@ struct mb_kernels {
     const char *name;
     uint32_t layout;                     // identifies the packing, for what is stored or exchanged
     int64_t granule;                     // column ranges start at multiples of it
+    bool fused;                          // whether multiply and add are one rounding where that is allowed
     bool (*usable)(const char **reason); // whether this machine can run the level, and why
 
     // Packing. Pieces of one matrix may be packed by several threads at once. Padding is written by the pieces that
@@ -109,6 +110,7 @@ struct mb_kernels {
 };
 
 extern const struct mb_kernels mb_kernels_ref, mb_kernels_generic;
+extern const struct mb_kernels mb_kernels_avx2, mb_kernels_avx512; // x86-64 only
 
 // All levels of this build, slowest first, ended by NULL.
 extern const struct mb_kernels *const mb_kernel_levels[];

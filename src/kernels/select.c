@@ -10,6 +10,10 @@
 const struct mb_kernels *const mb_kernel_levels[] = {
     &mb_kernels_ref,
     &mb_kernels_generic,
+#if defined(__x86_64__)
+    &mb_kernels_avx2,
+    &mb_kernels_avx512,
+#endif
     NULL,
 };
 

@@ -86,7 +86,7 @@ static const char *const activations[] = {"\"silu\"",
                                           "\"relu2\", \"gated\": false"};
 static const struct member routed_members[] = {{30, "\"bias\": true"}, {20, "\"output_bias\": true"}};
 static const struct member shared_members[] = {{40, "\"gate\": \"sigmoid\""}, {50, "\"parallel_with_moe\": false"}};
-static const char *const mixes[] = {"sum", "average", "sum_over_sqrt2"};
+static const char *const mixes[] = {"sum", "average", "sum_over_sqrt2", "softmax_coef"};
 static const struct member latent_members[] = {
     {30, "\"bias\": true"}, {50, "\"in_norm\": true"}, {50, "\"out_norm\": true"}};
 #define NAMES                                                                                                          \

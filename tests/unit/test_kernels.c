@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every kernel level against `ref`, byte by byte, over packed formats, row types, shapes and hostile inputs; `ref`
-// against double; packing in pieces and from other layouts; nothing written outside the outputs.
+// Every kernel level over packed formats, row types, shapes and hostile inputs, byte by byte as kernels.h promises;
+// `ref` against double; packing in pieces and from other layouts; nothing written outside the outputs.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,7 +16,10 @@
 #include "cmocka.h"
 #include "kernels/kernels.h"
 
-enum inputs { UNIFORM, WIDE, DENORMAL, SPECIAL, ZEROS, INPUTS };
+// Products of two RANGED or two TINY values are normal or zero (denormals count as zero), so that fused multiply-add
+// gives the bytes of separate roundings when the product is exact; those of WIDE and DENORMAL values leave that range.
+enum inputs { UNIFORM, RANGED, TINY, SPECIAL, ZEROS, WIDE, DENORMAL, INPUTS };
+static bool products_in_range(enum inputs kind) { return kind < WIDE; }
 
 static uint64_t random_state;
 
@@ -34,6 +37,10 @@ static float random_value(enum inputs kind)
     switch (kind) {
     case UNIFORM:
         return unit_random();
+    case RANGED: // magnitudes from 2^-60 to 2^60
+        return mb_float((next_random() & 0x807fffffu) | (67 + next_random() % 120) << 23);
+    case TINY: // 2^-60, or a denormal
+        return mb_float((next_random() & 0x807fffffu) | (next_random() % 3 ? 67u << 23 : 0));
     case WIDE:
         return unit_random() * mb_float((next_random() % 254 + 1) << 23);
     case DENORMAL:
@@ -69,6 +76,14 @@ static size_t element_bytes(enum mb_packed_format format)
     return bytes[format];
 }
 
+// Exponents of FP4 beside the codes' values of 0.5 to 6.
+static uint8_t random_exponent(enum inputs kind)
+{
+    if (kind == UNIFORM) return (uint8_t)(120 + next_random() % 15);
+    if (!products_in_range(kind)) return (uint8_t)(next_random() >> 24);
+    return kind == SPECIAL && next_random() % 40 == 0 ? 255 : (uint8_t)(70 + next_random() % 100);
+}
+
 static void put_code(enum mb_packed_format format, enum inputs kind, uint8_t *to)
 {
     const float value = random_value(kind);
@@ -95,7 +110,7 @@ static struct source make_source(enum mb_packed_format format, enum inputs kind,
         for (int64_t i = 0; i < n * s.row_stride; i++) put_code(format, kind, s.codes[part] + (size_t)i * size);
         for (int64_t i = 0; i < n * s.groups; i++) {
             s.scales[part][i] = kind == UNIFORM ? 1.0f + 0.5f * unit_random() : random_value(kind);
-            s.exponents[part][i] = (uint8_t)(kind == UNIFORM ? 120 + next_random() % 15 : next_random() >> 24);
+            s.exponents[part][i] = random_exponent(kind);
         }
     }
     return s;
@@ -173,9 +188,17 @@ static void free_rows(struct inputs_of_rows *r)
 
 enum { GUARD = 5 }; // columns between the outputs of two rows
 
+// Whether this machine runs the level.
+static bool runs(const struct mb_kernels *kernels)
+{
+    const char *reason;
+    return kernels->usable(&reason);
+}
+
 // Runs gate_up (activation given) or project on columns [n0, n1) into fresh memory of [m][n1 - n0 + GUARD] elements.
-static void *run_level(const struct mb_kernels *kernels, const struct source *s, const struct mb_rows *rows,
-                       const struct mb_activation *activation, const float *biases, int64_t n0, int64_t n1)
+static void *run_form(const struct mb_kernels *kernels, const struct source *s, const struct mb_rows *rows,
+                      const struct mb_activation *activation, const float *biases, bool separate, int64_t n0,
+                      int64_t n1)
 {
     void *packed = pack_whole(kernels, s), *scratch = memory_of(kernels->scratch_bytes(&s->packing, rows->m));
     const int64_t stride = n1 - n0 + GUARD;
@@ -202,6 +225,7 @@ static void *run_level(const struct mb_kernels *kernels, const struct source *s,
                                              .n1 = n1,
                                              .bias = biases,
                                              .round = rows->bf16,
+                                             .separate = separate,
                                              .out = out,
                                              .out_stride = stride,
                                              .scratch = scratch};
@@ -211,6 +235,12 @@ static void *run_level(const struct mb_kernels *kernels, const struct source *s,
     free(packed);
     free(scratch);
     return out;
+}
+
+static void *run_level(const struct mb_kernels *kernels, const struct source *s, const struct mb_rows *rows,
+                       const struct mb_activation *activation, const float *biases, int64_t n0, int64_t n1)
+{
+    return run_form(kernels, s, rows, activation, biases, false, n0, n1);
 }
 
 // Bytes of an output element, and that the guards between rows are as they were.
@@ -225,28 +255,47 @@ static size_t check_guards(const struct mb_rows *rows, bool activated, const uin
     return size;
 }
 
+// A case of compare_levels: project with and without bias, plain and gated gate_up, project with separate roundings.
+enum form { PROJECT, PROJECT_BIAS, PLAIN_GATE_UP, GATED_GATE_UP, SEPARATE, FORMS };
+
+// Which level's bytes a level must give: ref's, or in F32 compute those of the first level with fused multiply-add.
+// NULL where nothing is promised.
+static const struct mb_kernels *model_of(const struct mb_kernels *kernels, const struct source *source, bool bf16,
+                                         enum inputs kind, enum form form)
+{
+    if (!kernels->fused || form == SEPARATE) return &mb_kernels_ref;
+    const bool exact = bf16 && source->packing.format != MB_PACKED_F32;
+    if (exact) return products_in_range(kind) ? &mb_kernels_ref : NULL;
+    for (int level = 0; mb_kernel_levels[level]; level++) {
+        if (mb_kernel_levels[level]->fused && runs(mb_kernel_levels[level])) return mb_kernel_levels[level];
+    }
+    return NULL;
+}
+
 static void compare_levels(enum mb_packed_format format, bool bf16, enum inputs kind, int64_t m, int64_t n, int64_t k)
 {
     const struct mb_activation silu = {.kind = mb_activation_find("silu")};
     float *biases = memory_of((size_t)n * sizeof(float));
     for (int64_t i = 0; i < n; i++) biases[i] = random_value(kind);
     struct inputs_of_rows rows = make_rows(kind, bf16, m, k);
-    for (int form = 0; form < 4; form++) { // project with and without bias, plain and gated gate_up
-        struct source source = make_source(format, kind, form == 3 ? 2 : 1, n, k);
-        const struct mb_activation *activation = form >= 2 ? &silu : NULL;
+    for (int form = 0; form < FORMS; form++) {
+        struct source source = make_source(format, kind, form == GATED_GATE_UP ? 2 : 1, n, k);
+        const struct mb_activation *activation = form == PLAIN_GATE_UP || form == GATED_GATE_UP ? &silu : NULL;
         const float *bias = form % 2 ? biases : NULL;
-        uint8_t *expected = run_level(&mb_kernels_ref, &source, &rows.rows, activation, bias, 0, n);
-        const size_t size = check_guards(&rows.rows, activation != NULL, expected, n);
         for (int level = 1; mb_kernel_levels[level]; level++) {
             const struct mb_kernels *kernels = mb_kernel_levels[level];
-            uint8_t *found = run_level(kernels, &source, &rows.rows, activation, bias, 0, n);
+            const struct mb_kernels *model = model_of(kernels, &source, bf16, kind, (enum form)form);
+            if (!model || model == kernels || !runs(kernels)) continue;
+            uint8_t *expected = run_form(model, &source, &rows.rows, activation, bias, form == SEPARATE, 0, n);
+            uint8_t *found = run_form(kernels, &source, &rows.rows, activation, bias, form == SEPARATE, 0, n);
+            const size_t size = check_guards(&rows.rows, activation != NULL, found, n);
             if (memcmp(found, expected, (size_t)(m * (n + GUARD)) * size) != 0) {
-                fail_msg("%s differs from ref: format %d bf16 %d inputs %d m %d n %d k %d form %d", kernels->name,
-                         (int)format, bf16, (int)kind, (int)m, (int)n, (int)k, form);
+                fail_msg("%s differs from %s: format %d bf16 %d inputs %d m %d n %d k %d form %d", kernels->name,
+                         model->name, (int)format, bf16, (int)kind, (int)m, (int)n, (int)k, form);
             }
             free(found);
+            free(expected);
         }
-        free(expected);
         free_source(&source);
     }
     free_rows(&rows);
@@ -280,6 +329,41 @@ static void test_every_row_count(void **state)
     }
 }
 
+// Every code of the small formats (FP4: with every exponent) at every place of a line comes out as itself.
+static void test_every_code(void **state)
+{
+    (void)state;
+    const int64_t k = 8;
+    random_state = 9;
+    for (int format = MB_PACKED_F16; format < MB_PACKED_FORMATS; format++) {
+        const int64_t n = format == MB_PACKED_FP8 ? 256 : format == MB_PACKED_FP4 ? 16 * 256 : 65536;
+        for (int64_t place = 0; place < k; place++) {
+            struct source source = make_source((enum mb_packed_format)format, ZEROS, 1, n, k);
+            struct inputs_of_rows rows = make_rows(ZEROS, true, 1, k);
+            const uint16_t one = 0x3f80;
+            memcpy((char *)rows.memory + (1 + place) * 2, &one, sizeof one);
+            memset(source.codes[0], 0, (size_t)(n * source.row_stride) * element_bytes(source.packing.format));
+            for (int64_t c = 0; c < n; c++) {
+                const uint16_t code = (uint16_t)(format == MB_PACKED_FP4 ? (c % 16) << (place % 2 * 4) : c);
+                const size_t size = element_bytes(source.packing.format);
+                const int64_t at = c * source.row_stride + (format == MB_PACKED_FP4 ? place / 2 : place);
+                memcpy(source.codes[0] + (size_t)at * size, &code, size);
+                if (source.groups) source.exponents[0][c] = (uint8_t)(c / 16), source.scales[0][c] = 1;
+            }
+            uint8_t *expected = run_level(&mb_kernels_ref, &source, &rows.rows, NULL, NULL, 0, n);
+            for (int level = 1; mb_kernel_levels[level]; level++) {
+                if (!runs(mb_kernel_levels[level])) continue;
+                uint8_t *found = run_level(mb_kernel_levels[level], &source, &rows.rows, NULL, NULL, 0, n);
+                assert_memory_equal(found, expected, (size_t)n * sizeof(float));
+                free(found);
+            }
+            free(expected);
+            free_rows(&rows);
+            free_source(&source);
+        }
+    }
+}
+
 // Exact value of weight (n, k), and the bound that a chain of k roundings in float32 keeps.
 static double exact_weight(const struct source *s, int64_t n, int64_t k)
 {
@@ -304,7 +388,27 @@ static double exact_weight(const struct source *s, int64_t n, int64_t k)
     return (double)mb_from_fp4((byte >> (k % 2 * 4)) & 15, s->exponents[0][n * s->groups + k / 32]);
 }
 
-static void test_ref_against_double(void **state)
+static void check_against_double(const struct mb_kernels *kernels, const struct source *source,
+                                 const struct inputs_of_rows *rows)
+{
+    const int64_t n = source->packing.n, k = source->packing.k;
+    float *out = run_level(kernels, source, &rows->rows, NULL, NULL, 0, n);
+    for (int64_t r = 0; r < rows->rows.m; r++) {
+        for (int64_t c = 0; c < n; c++) {
+            double sum = 0, magnitudes = 0;
+            for (int64_t i = 0; i < k; i++) {
+                const double product = exact_weight(source, c, i) * (double)((const float *)rows->row[r])[i];
+                sum += product;
+                magnitudes += fabs(product);
+            }
+            const double error = fabs((double)out[r * (n + GUARD) + c] - sum);
+            assert_true(error <= (double)(k + 4) * 0x1p-24 * magnitudes);
+        }
+    }
+    free(out);
+}
+
+static void test_against_double(void **state)
 {
     (void)state;
     const int64_t m = 3, n = 37, k = 300;
@@ -312,20 +416,9 @@ static void test_ref_against_double(void **state)
     for (int format = 0; format < MB_PACKED_FORMATS; format++) {
         struct source source = make_source((enum mb_packed_format)format, UNIFORM, 1, n, k);
         struct inputs_of_rows rows = make_rows(UNIFORM, false, m, k);
-        float *out = run_level(&mb_kernels_ref, &source, &rows.rows, NULL, NULL, 0, n);
-        for (int64_t r = 0; r < m; r++) {
-            for (int64_t c = 0; c < n; c++) {
-                double sum = 0, magnitudes = 0;
-                for (int64_t i = 0; i < k; i++) {
-                    const double product = exact_weight(&source, c, i) * (double)((const float *)rows.row[r])[i];
-                    sum += product;
-                    magnitudes += fabs(product);
-                }
-                const double error = fabs((double)out[r * (n + GUARD) + c] - sum);
-                assert_true(error <= (double)(k + 4) * 0x1p-24 * magnitudes);
-            }
+        for (int level = 0; mb_kernel_levels[level]; level++) {
+            if (runs(mb_kernel_levels[level])) check_against_double(mb_kernel_levels[level], &source, &rows);
         }
-        free(out);
         free_rows(&rows);
         free_source(&source);
     }
@@ -340,6 +433,7 @@ static void test_column_ranges(void **state)
     random_state = 4;
     for (int level = 0; mb_kernel_levels[level]; level++) {
         const struct mb_kernels *kernels = mb_kernel_levels[level];
+        if (!runs(kernels)) continue;
         for (int format = 0; format < MB_PACKED_FORMATS; format++) {
             struct source source = make_source((enum mb_packed_format)format, UNIFORM, 2, n, k);
             struct inputs_of_rows rows = make_rows(UNIFORM, true, m, k);
@@ -368,6 +462,7 @@ static void test_rows_are_independent(void **state)
     const int64_t m = 9, n = 35, k = 129;
     random_state = 5;
     for (int level = 0; mb_kernel_levels[level]; level++) {
+        if (!runs(mb_kernel_levels[level])) continue;
         struct source source = make_source(MB_PACKED_BF16, UNIFORM, 1, n, k);
         struct inputs_of_rows rows = make_rows(UNIFORM, true, m, k);
         float *before = run_level(mb_kernel_levels[level], &source, &rows.rows, NULL, NULL, 0, n);
@@ -399,16 +494,18 @@ static void test_pieces(void **state)
     random_state = 6;
     for (int level = 0; mb_kernel_levels[level]; level++) {
         const struct mb_kernels *kernels = mb_kernel_levels[level];
+        const int64_t step = mb_max(kernels->granule, 16);
+        if (!runs(kernels)) continue;
         for (int format = 0; format < MB_PACKED_FORMATS; format++) {
             struct source source = make_source((enum mb_packed_format)format, UNIFORM, 2, n, k);
             void *whole = pack_whole(kernels, &source);
             const size_t bytes = kernels->packed_bytes(&source.packing);
             void *packed = memory_of(bytes);
             for (int part = 1; part >= 0; part--) {
-                for (int64_t n0 = 48; n0 >= 0; n0 -= 16) {
+                for (int64_t n0 = (n - 1) / step * step; n0 >= 0; n0 -= step) {
                     for (int64_t k0 = 256; k0 >= 0; k0 -= 128) {
                         const struct mb_piece piece =
-                            piece_of(&source, part, n0, mb_min(n, n0 + 16), k0, mb_min(k, k0 + 128));
+                            piece_of(&source, part, n0, mb_min(n, n0 + step), k0, mb_min(k, k0 + 128));
                         kernels->pack(&source.packing, packed, &piece);
                     }
                 }
@@ -428,6 +525,7 @@ static void test_other_orientations(void **state)
     random_state = 7;
     for (int level = 0; mb_kernel_levels[level]; level++) {
         const struct mb_kernels *kernels = mb_kernel_levels[level];
+        if (!runs(kernels)) continue;
         for (int format = 0; format < MB_PACKED_FP4; format++) {
             struct source source = make_source((enum mb_packed_format)format, UNIFORM, 1, n, k);
             void *expected = pack_whole(kernels, &source);
@@ -461,6 +559,7 @@ static void test_small_calls(void **state)
     random_state = 8;
     for (int level = 1; mb_kernel_levels[level]; level++) {
         const struct mb_kernels *kernels = mb_kernel_levels[level];
+        if (!runs(kernels)) continue;
         for (int kind = 0; kind < INPUTS; kind++) {
             float y[N], expected[N], out[N];
             uint16_t half[N], expected_half[N];
@@ -483,6 +582,16 @@ static void test_select(void **state)
 {
     (void)state;
     moeblock_error error = {MOEBLOCK_OK, ""};
+    for (int level = 0; mb_kernel_levels[level]; level++) {
+        const char *reason = NULL;
+        const bool usable = mb_kernel_levels[level]->usable(&reason);
+        const struct mb_kernels *found = mb_kernels_select(mb_kernel_levels[level]->name, &error);
+        assert_ptr_equal(found, usable ? mb_kernel_levels[level] : NULL);
+        if (!usable) assert_non_null(strstr(error.message, reason));
+    }
+    const char *why = NULL;
+    assert_true(runs(mb_kernels_best(&why)));
+    assert_non_null(why);
     assert_string_equal(mb_kernels_select("ref", &error)->name, "ref");
     assert_ptr_equal(mb_kernels_select("generic", &error), &mb_kernels_generic);
     assert_non_null(mb_kernels_select(NULL, &error));
@@ -495,15 +604,11 @@ static void test_select(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_levels_agree),
-        cmocka_unit_test(test_every_row_count),
-        cmocka_unit_test(test_ref_against_double),
-        cmocka_unit_test(test_column_ranges),
-        cmocka_unit_test(test_rows_are_independent),
-        cmocka_unit_test(test_pieces),
-        cmocka_unit_test(test_other_orientations),
-        cmocka_unit_test(test_small_calls),
-        cmocka_unit_test(test_select),
+        cmocka_unit_test(test_levels_agree),  cmocka_unit_test(test_every_row_count),
+        cmocka_unit_test(test_every_code),    cmocka_unit_test(test_against_double),
+        cmocka_unit_test(test_column_ranges), cmocka_unit_test(test_rows_are_independent),
+        cmocka_unit_test(test_pieces),        cmocka_unit_test(test_other_orientations),
+        cmocka_unit_test(test_small_calls),   cmocka_unit_test(test_select),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

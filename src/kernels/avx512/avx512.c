@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of level `avx512`: float32 fused multiply-add, codes expanded in registers or once into the scratch.
+#include "kernels/avx512/vector.h"
+#include "kernels/cpu.h"
+#include "kernels/fma/fma_table.inl"
+
+static bool usable(const char **reason) { return mb_cpu_offers(MB_CPU_LEVEL_AVX512, reason); }
+
+const struct mb_kernels mb_kernels_avx512 = {
+    .name = "avx512",
+    .layout = 4,
+    .granule = MB_COLUMNS,
+    .fused = true,
+    .usable = usable,
+    .packed_bytes = MB_LEVEL(packed_bytes),
+    .pack = MB_LEVEL(pack),
+    .scratch_bytes = MB_LEVEL(scratch_bytes),
+    .gate_up = MB_LEVEL(gate_up),
+    .project = MB_LEVEL(project),
+    .accumulate = accumulate,
+    .to_bf16 = to_bf16,
+};

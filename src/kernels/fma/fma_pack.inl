@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packing: four bytes of a column, whatever the format, are one unit, and a strip is the transposition of its columns'
+// units; in vectors where the source holds a column's codes side by side.
+#include <string.h>
+
+#include "base/float.h"
+
+size_t MB_LEVEL(packed_bytes)(const struct mb_packing *packing)
+{
+    return mb_fma_layout_of(packing).panel_bytes * (size_t)mb_ceil_div(packing->n, MB_COLUMNS);
+}
+
+// One piece's part of one strip: codes of input k0, column 0 at `from`, strides in bytes.
+struct strip {
+    enum mb_packed_format format;
+    uint8_t *lines; // at input k0
+    const uint8_t *from;
+    ptrdiff_t row_stride, column_stride;
+    int64_t columns, count;   // as many as exist
+    const uint8_t *exponents; // FP4: exponent (column, group) at column * scale_stride + group
+    ptrdiff_t scale_stride;
+    int64_t group;
+};
+
+// The last step of f16 and FP8: inputs apart (layout.h).
+static inline mb_u arrange(enum mb_packed_format format, mb_u units)
+{
+    if (format == MB_PACKED_FP8) return mb_u_split_words(mb_u_swap_middle(units));
+    return format == MB_PACKED_F16 ? mb_u_split_words(units) : units;
+}
+
+// Units [0, MB_LANES) of MB_LANES columns to lines. Seen as one array, a unit's index is (column, unit); interleaving
+// the first half with the second moves the top bit of the index to the bottom.
+static void transpose(enum mb_packed_format format, uint8_t *to, const uint8_t *from, ptrdiff_t row_stride)
+{
+    mb_lanes v[MB_LANES], w[MB_LANES];
+    for (int c = 0; c < MB_LANES; c++) memcpy(&v[c], from + c * row_stride, sizeof v[c]);
+    for (int step = 0; step < MB_TRANSPOSE_STEPS; step++) {
+        for (int c = 0; c < MB_LANES / 2; c++) {
+            w[2 * c] = MB_INTERLEAVE_LOW(v[c], v[c + MB_LANES / 2]);
+            w[2 * c + 1] = MB_INTERLEAVE_HIGH(v[c], v[c + MB_LANES / 2]);
+        }
+        memcpy(v, w, sizeof v);
+    }
+    for (int u = 0; u < MB_LANES; u++) mb_u_store(to + (size_t)u * MB_LINE_BYTES, arrange(format, (mb_u)v[u]));
+}
+
+// Code (c, k) of a column that lies in memory as published; FP4 in the lower four bits, with what layout.h settles.
+static uint32_t code_of(const struct strip *s, int64_t c, int64_t k)
+{
+    const uint8_t *at = s->from + c * s->row_stride;
+    uint16_t half;
+    uint32_t code;
+    switch (s->format) {
+    case MB_PACKED_F32:
+        memcpy(&code, at + k * s->column_stride, sizeof code);
+        return code;
+    case MB_PACKED_F16:
+    case MB_PACKED_BF16:
+        memcpy(&half, at + k * s->column_stride, sizeof half);
+        return half;
+    case MB_PACKED_FP8:
+        return at[k * s->column_stride];
+    default:
+        break;
+    }
+    static const uint8_t doubled[16] = {0, 2, 4, 5, 6, 6, 6, 6, 8, 10, 12, 13, 14, 14, 14, 14};
+    const uint8_t exponent = s->exponents[c * s->scale_stride + k / s->group];
+    code = at[k / 2] >> (k % 2 * 4) & 15;
+    return exponent == 255 ? 0 : exponent == 254 ? doubled[code] : code;
+}
+
+// One line, code by code.
+static void pack_line(const struct strip *s, int64_t line_inputs, int64_t k, uint8_t *to)
+{
+    uint32_t units[MB_COLUMNS] = {0};
+    const uint32_t bits = 32 / (uint32_t)line_inputs;
+    for (int64_t i = 0; i < mb_min(line_inputs, s->count - k); i++) {
+        for (int64_t c = 0; c < s->columns; c++) units[c] |= code_of(s, c, k + i) << (bits * (uint32_t)i);
+    }
+    for (int v = 0; v < MB_STRIP_VECTORS; v++)
+        mb_u_store(to + v * MB_LANES * 4, arrange(s->format, mb_u_load(units + v * MB_LANES)));
+}
+
+// A whole line whose inputs' columns lie side by side, as in input-major sources. `size` is constant where inlined.
+static inline __attribute__((always_inline)) void pack_across(const struct strip *s, const size_t size, int64_t k,
+                                                              uint8_t *to)
+{
+    uint32_t units[MB_COLUMNS] = {0};
+    for (size_t i = 0; i < 4 / size; i++) {
+        const uint8_t *from = s->from + (k + (int64_t)i) * s->column_stride;
+        for (size_t c = 0; c < MB_COLUMNS; c++) {
+            uint32_t code = 0;
+            memcpy(&code, from + c * size, size);
+            units[c] |= code << (8 * size * i);
+        }
+    }
+    for (int v = 0; v < MB_STRIP_VECTORS; v++)
+        mb_u_store(to + v * MB_LANES * 4, arrange(s->format, mb_u_load(units + v * MB_LANES)));
+}
+
+static bool has_rare_exponents(const struct strip *s)
+{
+    bool rare = false;
+    for (int64_t c = 0; c < s->columns; c++) {
+        const uint8_t *exponents = s->exponents + c * s->scale_stride;
+        for (int64_t g = 0; g < mb_ceil_div(s->count, s->group); g++) rare |= exponents[g] >= 254;
+    }
+    return rare;
+}
+
+static void pack_strip(const struct strip *s, int64_t line_inputs)
+{
+    const bool nibbles = s->format == MB_PACKED_FP4, full = s->columns == MB_COLUMNS;
+    const size_t size = nibbles ? 1 : 4 / (size_t)line_inputs;
+    const bool along = nibbles ? !has_rare_exponents(s) : s->column_stride == (ptrdiff_t)size;
+    const bool across = !nibbles && s->row_stride == (ptrdiff_t)size;
+    int64_t k = 0;
+    uint8_t *to = s->lines;
+    for (; full && along && k + MB_LANES * line_inputs <= s->count; k += MB_LANES * line_inputs) {
+        for (int v = 0; v < MB_STRIP_VECTORS; v++) {
+            const uint8_t *from = s->from + v * MB_LANES * s->row_stride + k / line_inputs * 4;
+            transpose(s->format, to + v * MB_LANES * 4, from, s->row_stride);
+        }
+        to += MB_LANES * MB_LINE_BYTES;
+    }
+    for (; full && across && k + line_inputs <= s->count; k += line_inputs, to += MB_LINE_BYTES) {
+        if (size == 1) pack_across(s, 1, k, to);
+        if (size == 2) pack_across(s, 2, k, to);
+        if (size == 4) pack_across(s, 4, k, to);
+    }
+    for (; k < s->count; k += line_inputs, to += MB_LINE_BYTES) pack_line(s, line_inputs, k, to);
+}
+
+// FP8: scales as they come, NaN where a group of codes has one; FP4: exponent + 1, 255 for 254 and 255 (254 was
+// settled in the codes: 253).
+static void pack_fp8_scales(const struct strip *s, const float *scales, uint8_t *to)
+{
+    for (int64_t g = 0; g < mb_ceil_div(s->count, s->group); g++) {
+        float line[MB_COLUMNS] = {0};
+        const int64_t k0 = g * s->group, k1 = mb_min(k0 + s->group, s->count);
+        for (int64_t c = 0; c < s->columns; c++) {
+            const uint8_t *codes = s->from + c * s->row_stride;
+            uint8_t nan = 0;
+            if (s->column_stride == 1) {
+                for (int64_t k = k0; k < k1; k++) nan |= (codes[k] & 0x7f) == 0x7f;
+            } else {
+                for (int64_t k = k0; k < k1; k++) nan |= (codes[k * s->column_stride] & 0x7f) == 0x7f;
+            }
+            line[c] = nan ? mb_float(0x7fc00000u) : scales[c * s->scale_stride + g];
+        }
+        memcpy(to + (size_t)g * sizeof line, line, sizeof line);
+    }
+}
+
+static void pack_fp4_exponents(const struct strip *s, uint8_t *to)
+{
+    for (int64_t g = 0; g < mb_ceil_div(s->count, s->group); g++) {
+        for (int64_t c = 0; c < MB_COLUMNS; c++) {
+            const uint8_t exponent = c < s->columns ? s->exponents[c * s->scale_stride + g] : 0;
+            to[g * MB_COLUMNS + c] = exponent == 255 ? 255 : exponent == 254 ? 254 : (uint8_t)(exponent + 1);
+        }
+    }
+}
+
+void MB_LEVEL(pack)(const struct mb_packing *packing, void *packed, const struct mb_piece *piece)
+{
+    const struct mb_fma_layout layout = mb_fma_layout_of(packing);
+    const ptrdiff_t size = packing->format == MB_PACKED_FP4 ? 1 : 4 / (ptrdiff_t)layout.line_inputs;
+    for (int64_t n = piece->n0; n < piece->n1; n += MB_COLUMNS) {
+        uint8_t *strip = (uint8_t *)packed + (size_t)(n / MB_COLUMNS) * layout.panel_bytes +
+                         (size_t)piece->part * layout.strip_bytes;
+        const int64_t group0 = packing->group ? piece->k0 / packing->group : 0;
+        uint8_t *scales = strip + layout.scales + (size_t)(group0 * MB_COLUMNS) * layout.scale_bytes;
+        struct strip s = {.format = packing->format,
+                          .lines = strip + (size_t)(piece->k0 / layout.line_inputs) * MB_LINE_BYTES,
+                          .from = (const uint8_t *)piece->codes + (n - piece->n0) * piece->row_stride * size,
+                          .row_stride = piece->row_stride * size,
+                          .column_stride = piece->column_stride * size,
+                          .columns = mb_min(MB_COLUMNS, piece->n1 - n),
+                          .count = piece->k1 - piece->k0,
+                          .scale_stride = piece->scale_stride,
+                          .group = packing->group};
+        const ptrdiff_t scale_row = (n - piece->n0) * piece->scale_stride;
+        if (packing->format == MB_PACKED_FP4) s.exponents = piece->exponents + scale_row;
+        pack_strip(&s, layout.line_inputs);
+        if (packing->format == MB_PACKED_FP4) pack_fp4_exponents(&s, scales);
+        if (packing->format == MB_PACKED_FP8) pack_fp8_scales(&s, piece->scales + scale_row, scales);
+    }
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// The arithmetic of the levels with fused multiply-add: tiles of rows x strips held in registers, every output one
+// chain over ascending k. Codes become floats in registers, once for all rows of a tile. MB_TILES(NAME, FORMAT,
+// SEPARATE) makes all shapes for a format.
+#include "kernels/fma/fma_lines.inl"
+
+enum { MB_AHEAD = 2048 }; // bytes between what is read and what is prefetched
+
+#define MB_UNROLL _Pragma("GCC unroll 16")
+
+// Input i of a line of one strip's vectors [v0, v0 + 2) for all rows.
+MB_INLINE void mb_tile_input(const enum mb_packed_format format, const bool separate, const int rows, const int v0,
+                             const int i, mb_v sum[MB_TILE_ROWS_MOST][2 * MB_BLOCK_STRIPS], const struct mb_line *line,
+                             const mb_v *powers, const float *x)
+{
+    if (i >= mb_line_inputs(format)) return;
+    const mb_v first = mb_line_value(format, &line[0], i, powers[v0]);
+    const mb_v second = mb_line_value(format, &line[1], i, powers[v0 + 1]);
+    MB_UNROLL
+    for (int r = 0; r < rows; r++) {
+        const mb_v value = mb_v_all(x[r * MB_X_STRIDE + i]);
+        if (separate) {
+            sum[r][v0] = mb_v_add(sum[r][v0], mb_v_mul(first, value));
+            sum[r][v0 + 1] = mb_v_add(sum[r][v0 + 1], mb_v_mul(second, value));
+        } else {
+            sum[r][v0] = mb_v_fma(first, value, sum[r][v0]);
+            sum[r][v0 + 1] = mb_v_fma(second, value, sum[r][v0 + 1]);
+        }
+    }
+}
+
+// One line of one strip. Everything but the pointers is constant where this is inlined, so that the sums live in
+// registers; the inputs are spelled out because compilers give up on unrolling that much.
+MB_INLINE void mb_tile_line(const enum mb_packed_format format, const bool separate, const int rows, const int v0,
+                            mb_v sum[MB_TILE_ROWS_MOST][2 * MB_BLOCK_STRIPS], const uint8_t *from, const mb_v *powers,
+                            const float *x)
+{
+    struct mb_line line[MB_STRIP_VECTORS];
+    __builtin_prefetch(from + MB_AHEAD);
+    if (MB_LANES == 16) __builtin_prefetch(from + MB_AHEAD + 64);
+    line[0] = mb_line_load(format, from);
+    line[1] = mb_line_load(format, from + MB_LANES * 4);
+    mb_tile_input(format, separate, rows, v0, 0, sum, line, powers, x);
+    mb_tile_input(format, separate, rows, v0, 1, sum, line, powers, x);
+    mb_tile_input(format, separate, rows, v0, 2, sum, line, powers, x);
+    mb_tile_input(format, separate, rows, v0, 3, sum, line, powers, x);
+    mb_tile_input(format, separate, rows, v0, 4, sum, line, powers, x);
+    mb_tile_input(format, separate, rows, v0, 5, sum, line, powers, x);
+    mb_tile_input(format, separate, rows, v0, 6, sum, line, powers, x);
+    mb_tile_input(format, separate, rows, v0, 7, sum, line, powers, x);
+}
+
+MB_INLINE void mb_tile(const enum mb_packed_format format, const bool separate, const int rows, const int strips,
+                       const struct mb_fma_tile *tile)
+{
+    const int vectors = strips * MB_STRIP_VECTORS;
+    mb_v sum[MB_TILE_ROWS_MOST][2 * MB_BLOCK_STRIPS], powers[2 * MB_BLOCK_STRIPS];
+    const uint8_t *lines[MB_BLOCK_STRIPS];
+    const bool scaled = tile->scales[0] != NULL;
+    MB_UNROLL
+    for (int s = 0; s < strips; s++) lines[s] = tile->lines[s];
+    MB_UNROLL
+    for (int r = 0; r < rows; r++) {
+        MB_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            const float *from = tile->sums[v / MB_STRIP_VECTORS] + r * MB_COLUMNS + v % MB_STRIP_VECTORS * MB_LANES;
+            sum[r][v] = scaled ? mb_v_zero() : mb_v_load(from);
+        }
+    }
+    MB_UNROLL
+    for (int v = 0; v < vectors; v++) powers[v] = mb_v_zero();
+    size_t offset = 0;
+    for (int64_t k0 = 0; k0 < tile->count; k0 += tile->group) {
+        const int64_t k1 = mb_min(k0 + tile->group, tile->count);
+        MB_UNROLL
+        for (int v = 0; format == MB_PACKED_FP4 && v < vectors; v++) {
+            const int64_t at = k0 / tile->group * MB_COLUMNS + v % MB_STRIP_VECTORS * MB_LANES;
+            powers[v] = mb_v_power(tile->exponents[v / MB_STRIP_VECTORS] + at);
+        }
+        for (int64_t k = k0; k < k1; k += mb_line_inputs(format), offset += MB_LINE_BYTES) {
+            if (strips > 0) mb_tile_line(format, separate, rows, 0, sum, lines[0] + offset, powers, tile->x + k);
+            if (strips > 1) mb_tile_line(format, separate, rows, 2, sum, lines[1] + offset, powers, tile->x + k);
+            if (strips > 2) mb_tile_line(format, separate, rows, 4, sum, lines[2] + offset, powers, tile->x + k);
+            if (strips > 3) mb_tile_line(format, separate, rows, 6, sum, lines[3] + offset, powers, tile->x + k);
+        }
+    }
+    MB_UNROLL
+    for (int r = 0; r < rows; r++) {
+        MB_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            const int s = v / MB_STRIP_VECTORS, column = v % MB_STRIP_VECTORS * MB_LANES;
+            float *to = tile->sums[s] + r * MB_COLUMNS + column;
+            if (scaled) sum[r][v] = mb_v_add(mb_v_load(to), mb_v_mul(mb_v_load(tile->scales[s] + column), sum[r][v]));
+            mb_v_store(to, sum[r][v]);
+        }
+    }
+}
+
+#define MB_TILE(NAME, FORMAT, SEPARATE, STRIPS, ROWS)                                                                  \
+    static void NAME##_##STRIPS##x##ROWS(const struct mb_fma_tile *tile)                                               \
+    {                                                                                                                  \
+        mb_tile(FORMAT, SEPARATE, ROWS, STRIPS, tile);                                                                 \
+    }
+
+#if MB_TILE_ROWS == 12
+#define MB_TILES(NAME, FORMAT, SEPARATE)                                                                               \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 1)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 2)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 3)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 4)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 5)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 6)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 7)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 8)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 9)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 10)                                                                             \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 11)                                                                             \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 12)                                                                             \
+    MB_TILE(NAME, FORMAT, SEPARATE, 2, 1)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 2, 2)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 2, 3)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 4, 1)                                                                              \
+    mb_fma_tiles MB_LEVEL(NAME) = {{NAME##_1x1, NAME##_1x2, NAME##_1x3, NAME##_1x4, NAME##_1x5, NAME##_1x6,            \
+                                    NAME##_1x7, NAME##_1x8, NAME##_1x9, NAME##_1x10, NAME##_1x11, NAME##_1x12},        \
+                                   {NAME##_2x1, NAME##_2x2, NAME##_2x3},                                               \
+                                   {NAME##_4x1}};
+#else
+#define MB_TILES(NAME, FORMAT, SEPARATE)                                                                               \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 1)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 2)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 3)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 4)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 5)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 1, 6)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 2, 1)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 2, 2)                                                                              \
+    MB_TILE(NAME, FORMAT, SEPARATE, 4, 1)                                                                              \
+    mb_fma_tiles MB_LEVEL(NAME) = {{NAME##_1x1, NAME##_1x2, NAME##_1x3, NAME##_1x4, NAME##_1x5, NAME##_1x6},           \
+                                   {NAME##_2x1, NAME##_2x2},                                                           \
+                                   {NAME##_4x1}};
+#endif
