@@ -16,7 +16,8 @@ void mb_config_defaults(moeblock_config *config)
     }
 }
 
-// Settings of the router types, beyond the schema's defaults. "linear" has none.
+// Settings of the router types: all that their formulas decide, so that a type means the same over any config.json.
+// "linear" has none.
 static const struct {
     const char *type, *path, *value;
 } router_presets[] = {
@@ -24,11 +25,18 @@ static const struct {
     {"moe_gate", "router.config.score", "\"sigmoid\""},
     {"moe_gate", "router.config.score_correction_bias", "true"},
     {"moe_gate", "router.config.group_score", "\"sum_top2\""},
+    {"moe_gate", "router.config.post", "\"none\""},
     {"moe_gate", "router.config.norm", "\"sum\""},
     {"moe_gate", "router.config.norm_eps", "1e-20"},
     // F3, softmax over the kept logits
     {"topk", "router.config.score", "\"identity\""},
+    {"topk", "router.config.score_correction_bias", "false"},
+    {"topk", "router.config.selection_bias_subtract_mean", "false"},
+    {"topk", "router.config.groups", "\"none\""},
+    {"topk", "router.config.n_group", "1"},
+    {"topk", "router.config.topk_group", "1"},
     {"topk", "router.config.post", "\"softmax_k\""},
+    {"topk", "router.config.norm", "\"none\""},
 };
 
 static const struct {
@@ -58,11 +66,18 @@ bool mb_router_preset_at(int i, const char **type, const char **path, const char
 void mb_router_preset(moeblock_config *config)
 {
     const char *meaning = router_meaning(config->router.type);
+    // Whoever names a type means its formula, not the one of the config.json behind it.
+    const bool named = config->given[mb_schema_row_of(config, config->router.type)] >= MB_FROM_FILE;
+    const uint8_t outranked = named ? MB_FROM_MODEL : MB_FROM_PRESET;
+    uint8_t *const select = &config->given[mb_schema_row_of(config, &config->router.select_score)];
     for (size_t i = 0; meaning && i < sizeof router_presets / sizeof router_presets[0]; i++) {
         const int row = mb_schema_find(router_presets[i].path);
-        if (strcmp(router_presets[i].type, meaning) || config->given[row] > MB_FROM_PRESET) continue;
+        if (strcmp(router_presets[i].type, meaning) || config->given[row] > outranked) continue;
         mb_value_set_text(config, row, router_presets[i].value);
-        config->given[row] = MB_FROM_PRESET;
+        // As strong as what it replaced, so that nothing else of that config.json overrules it.
+        if (config->given[row] < MB_FROM_PRESET) config->given[row] = MB_FROM_PRESET;
+        if (mb_schema_row_of(config, &config->router.score) == row && *select == MB_FROM_MODEL)
+            *select = MB_FROM_NOWHERE; // follows the score
     }
 }
 

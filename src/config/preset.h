@@ -13,7 +13,8 @@ bool mb_router_is_builtin(const char *type);
 // The same for experts.type.
 bool mb_expert_is_builtin(const char *type);
 
-// Applies the settings of config->router.type (MB_FROM_PRESET) to keys without a stronger source.
+// Applies the settings of config->router.type to keys without a stronger source: MB_FROM_PRESET, and above
+// MB_FROM_MODEL when the type itself was named in a file of ours or by --set.
 void mb_router_preset(moeblock_config *config);
 // The i-th setting of all types: router type, key path, value as JSON. False past the end.
 bool mb_router_preset_at(int i, const char **type, const char **path, const char **value);

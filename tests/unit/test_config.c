@@ -269,6 +269,52 @@ static void test_sources(void **state)
     assert_non_null(strstr(error.message, "dense"));
 }
 
+// A router type that the user names means its formula over any config.json; explicit keys go before both.
+static void test_named_router_type(void **state)
+{
+    (void)state;
+    const char *const topk[] = {"router.type=topk"};
+    moeblock_config_options options = {.struct_size = sizeof options, .layer = -1, .set = topk, .n_set = 1};
+    moeblock_config *config = NULL;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    const char *const folder = GOLDEN "deepseek_v3-bf16";
+    if (moeblock_config_open(context, folder, &options, &config, &error)) fail_msg("%s", error.message);
+    static const char *const formula[][2] = {
+        {"score", "identity"}, {"select_score", "identity"}, {"score_correction_bias", "false"},
+        {"groups", "none"},    {"post", "softmax_k"},        {"norm", "none"}};
+    for (size_t i = 0; i < sizeof formula / sizeof formula[0]; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "router.config.%s", formula[i][0]);
+        assert_value(config, key, formula[i][1]);
+    }
+    assert_value(config, "router.config.routed_scaling_factor", "2.5"); // no part of the formula: the checkpoint's
+    moeblock_config_destroy(&config);
+
+    options.n_set = 0; // the same from a file of ours, and the file's own keys before the type
+    options.weights_path = folder;
+    config = parse_with("{\"router\":{\"type\":\"topk\",\"config\":{\"n_group\":2,\"topk_group\":1}}}", &options);
+    assert_value(config, "router.config.post", "softmax_k");
+    assert_value(config, "router.config.groups", "limited");
+    assert_value(config, "router.config.n_group", "2");
+    moeblock_config_destroy(&config);
+
+    options.weights_path = GOLDEN "gpt_oss-bf16";
+    config = parse_with("{\"router\":{\"type\":\"grouped_topk\"}}", &options);
+    assert_value(config, "router.config.score", "sigmoid");
+    assert_value(config, "router.config.select_score", "sigmoid");
+    assert_value(config, "router.config.post", "none");
+    assert_value(config, "router.config.norm", "sum");
+    assert_value(config, "router.config.score_correction_bias", "true");
+    assert_value(config, "router.config.linear_bias", "true"); // what the checkpoint's linear has
+    moeblock_config_destroy(&config);
+
+    options.weights_path = folder; // a type that nobody names stays the config.json's
+    config = parse_with("{\"name\":\"x\"}", &options);
+    assert_value(config, "router.type", "moe_gate");
+    assert_value(config, "router.config.groups", "limited");
+    moeblock_config_destroy(&config);
+}
+
 // A checkpoint of a family that is not mapped: a complete file does not need it, an incomplete one says why it cannot
 // help.
 static void test_unmapped_checkpoint(void **state)
@@ -638,6 +684,7 @@ int main(void)
         cmocka_unit_test(test_family_b),
         cmocka_unit_test(test_activation_rules),
         cmocka_unit_test(test_sources),
+        cmocka_unit_test(test_named_router_type),
         cmocka_unit_test(test_unmapped_checkpoint),
         cmocka_unit_test(test_original_snippet),
         cmocka_unit_test(test_settings),
