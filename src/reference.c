@@ -4,6 +4,7 @@
 // names with the working path and nothing else: what both compute must agree bit by bit. Numbers: docs/numerics.md.
 #include "reference.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/context.h"
@@ -146,23 +147,36 @@ static moeblock_status compute_routed(struct mb_reference *r, const float *rows,
     return MOEBLOCK_OK;
 }
 
-// y = y + gate * shared(x), times the factor of the mix; the gate reads the unrounded x.
+// c = softmax(logits) over two.
+static void mix_coefficients(const struct mb_linear *map, const float *x, float c[2])
+{
+    const float l0 = mb_reference_dot(map, 0, x), l1 = mb_reference_dot(map, 1, x);
+    const float low = l0 > -INFINITY ? l0 : -INFINITY, maximum = l1 > low ? l1 : low;
+    const float e0 = mb_exp_body(l0 - maximum), e1 = mb_exp_body(l1 - maximum);
+    c[0] = e0 / (e0 + e1);
+    c[1] = e1 / (e0 + e1);
+}
+
+// y = y + gate * shared(x), times the factor of the mix, or c0 * y + c1 * shared(x); gate and c read the unrounded x.
 static moeblock_status add_shared(struct mb_reference *r, const float *rows, const float *x, float *y)
 {
     const moeblock_config *config = r->config;
-    const bool gated = config->shared_gate == MB_SHARED_SIGMOID;
+    const bool gated = config->shared_gate == MB_SHARED_SIGMOID, mixed = config->mix == MB_MIX_SOFTMAX_COEF;
     struct ffn ffn;
-    struct mb_linear gate;
+    struct mb_linear gate, map;
     float *inner = NULL, *out = NULL;
     MB_TRY(load_ffn(r, true, 0, &ffn));
     if (gated) MB_TRY(mb_reference_linear(r, MB_PROJ_SHARED_SIGMOID, 0, false, false, &gate));
+    if (mixed) MB_TRY(mb_reference_linear(r, MB_PROJ_MIX_COEFFICIENT, 0, true, false, &map));
     MB_TRY(mb_reference_take(r, 2 * config->shared.intermediate_size, sizeof(float), &inner));
     MB_TRY(mb_reference_take(r, r->hidden, sizeof(float), &out));
     for (int64_t t = 0; t < r->tokens; t++) {
-        const float weight = gated ? mb_sigmoid_body(mb_reference_dot(&gate, 0, x + t * r->hidden)) : 1.0f;
+        float *sum = y + t * r->hidden, c[2] = {1.0f, 1.0f};
+        if (gated) c[1] = mb_sigmoid_body(mb_reference_dot(&gate, 0, x + t * r->hidden));
+        if (mixed) mix_coefficients(&map, x + t * r->hidden, c);
         apply_ffn(r, &ffn, rows + t * r->hidden, inner, out);
-        float *sum = y + t * r->hidden;
-        accumulate(sum, out, weight, r->hidden);
+        for (int64_t i = 0; mixed && i < r->hidden; i++) sum[i] = sum[i] * c[0];
+        accumulate(sum, out, c[1], r->hidden);
         for (int64_t i = 0; i < r->hidden; i++) {
             if (config->mix == MB_MIX_AVERAGE) sum[i] = sum[i] * 0.5f;
             if (config->mix == MB_MIX_SUM_OVER_SQRT2) sum[i] = sum[i] * 0.707106781f;

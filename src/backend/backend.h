@@ -32,8 +32,8 @@ struct mb_weight_set {
     const char *format;
     void *router, *routed, *shared; // objects of the kinds below; NULL where the description has none
     struct mb_latent *latent;
-    struct mb_shared_sigmoid *shared_gate;
-    float *output_bias; // [routed output width]
+    struct mb_shared_factors *shared_gate; // or mixing coefficients
+    float *output_bias;                    // [routed output width]
     size_t packed_bytes, expert_packed_bytes;
 };
 

@@ -27,6 +27,7 @@ static const struct projection {
     [MB_PROJ_SHARED_SIGMOID] = {MB_ROLE_SHARED_SIGMOID, NO_ROLE, NO_ROLE, NO_ROLE, 0},
     [MB_PROJ_LATENT_DOWN] = {MB_ROLE_LATENT_DOWN, NO_ROLE, MB_ROLE_LATENT_DOWN_BIAS, NO_ROLE, 0},
     [MB_PROJ_LATENT_UP] = {MB_ROLE_LATENT_UP, NO_ROLE, MB_ROLE_LATENT_UP_BIAS, NO_ROLE, 0},
+    [MB_PROJ_MIX_COEFFICIENT] = {MB_ROLE_MIX_COEFFICIENT, NO_ROLE, MB_ROLE_MIX_COEFFICIENT_BIAS, NO_ROLE, 0},
 };
 
 static enum mb_role stored_role(const moeblock_config *config, const struct projection *p)

@@ -10,6 +10,7 @@
 enum mb_extent {
     MB_EXTENT_NONE,
     MB_EXTENT_ONE,
+    MB_EXTENT_TWO,
     MB_EXTENT_CLASSES, // experts and null experts
     MB_EXTENT_EXPERTS,
     MB_EXTENT_HIDDEN,

@@ -42,7 +42,7 @@ static const char *const precision_names[] = {"fp32", "model", NULL};
 static const char *const null_names[] = {"identity", "zero", NULL};
 static const char *const clamp_names[] = {"none", "before", "after", NULL};
 static const char *const shared_gate_names[] = {"none", "sigmoid", NULL};
-static const char *const mix_names[] = {"sum", "average", "sum_over_sqrt2", NULL};
+static const char *const mix_names[] = {"sum", "average", "sum_over_sqrt2", "softmax_coef", NULL};
 static const char *const layout_names[] = {"per_expert", "stacked", NULL};
 static const char *const orientation_names[] = {"output_major", "input_major", NULL};
 static const char *const gate_up_names[] = {"separate", "concatenated", "interleaved", NULL};
@@ -253,7 +253,8 @@ const struct mb_schema_row mb_schema[] = {
     {ENUM("experts.shared.gate", shared_gate, shared_gate_names), .fallback = "\"none\"", .matters = shared,
      .help = "sigmoid: times the sigmoid of a stored vector [1, H] applied to x."},
     {ENUM("experts.shared.mix", mix, mix_names), .fallback = "\"sum\"", .matters = shared,
-     .help = "routed + shared, half of that, or that over the square root of 2."},
+     .help = "routed + shared, half of that, or that over the square root of 2; softmax_coef: c0 * routed + c1 * shared, "
+             "c the softmax over a stored map [2, H] with bias [2] applied to x."},
     {BOOL("experts.shared.parallel_with_moe", parallel_with_moe), .fallback = "true", .matters = shared,
      .help = "Whether the shared expert runs beside the routed experts or after them. Never changes bits.",
      .aliases = ALSO("experts.shared_parallel")},
@@ -311,6 +312,8 @@ const struct mb_schema_row mb_schema[] = {
     NAME(MB_ROLE_LATENT_UP_BIAS, "latent_up_bias", "mlp.fc2_latent_proj.bias", "Bias [H]."),
     NAME(MB_ROLE_LATENT_IN_NORM, "latent_in_norm", "mlp.latent_in_norm.weight", "Norm weight [L]."),
     NAME(MB_ROLE_LATENT_OUT_NORM, "latent_out_norm", "mlp.latent_out_norm.weight", "Norm weight [L]."),
+    NAME(MB_ROLE_MIX_COEFFICIENT, "mix_coefficient", "mlp.coefficient.weight", "Coefficients of routed and shared [2, H]."),
+    NAME(MB_ROLE_MIX_COEFFICIENT_BIAS, "mix_coefficient_bias", "mlp.coefficient.bias", "Bias [2]."),
 
     IGNORED("memory_config", "Placed tensors in the memories of the original hardware.", "memory_configs",
             "output_memory_config", "router.config.memory_config", "router.config.output_memory_config",

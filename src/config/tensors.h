@@ -37,6 +37,8 @@ enum mb_role {
     MB_ROLE_LATENT_UP_BIAS,
     MB_ROLE_LATENT_IN_NORM,  // [L]
     MB_ROLE_LATENT_OUT_NORM, // [L]
+    MB_ROLE_MIX_COEFFICIENT, // mix_coefficient [2, H]
+    MB_ROLE_MIX_COEFFICIENT_BIAS,
     MB_ROLES
 };
 
@@ -64,6 +66,7 @@ enum mb_projection {
     MB_PROJ_SHARED_SIGMOID,
     MB_PROJ_LATENT_DOWN,
     MB_PROJ_LATENT_UP,
+    MB_PROJ_MIX_COEFFICIENT,
     MB_PROJECTIONS
 };
 

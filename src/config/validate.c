@@ -167,6 +167,9 @@ static moeblock_status check_experts(const struct mb_reader *reader, moeblock_er
                 "router.config.null_experts return x itself, but experts.latent.size is %" PRId64
                 " and the routed sum is that narrow; use one or the other",
                 c->latent_size);
+    if (c->mix == MB_MIX_SOFTMAX_COEF && c->shared_enabled && c->shared_gate == MB_SHARED_SIGMOID)
+        FAIL_AT(c->shared_gate, "experts.shared.gate is \"sigmoid\" but experts.shared.mix \"softmax_coef\" has a "
+                                "coefficient for the shared expert; keep one");
     if (c->mix == MB_MIX_SUM || c->shared_enabled) return MOEBLOCK_OK;
     char mix[MB_VALUE_TEXT];
     mb_value_text(c, mb_schema_row_of(c, &c->mix), true, mix);

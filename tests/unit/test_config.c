@@ -435,6 +435,9 @@ static const struct {
      "narrow; use one or the other"},
     {WITH("", "", ",\"shared\":{\"mix\":\"average\"}"),
      "3: experts.shared.mix is \"average\" but experts.shared.enabled is false"},
+    {WITH("", "", ",\"shared\":{\"intermediate_size\":8,\"mix\":\"softmax_coef\",\"gate\":\"sigmoid\"}"),
+     "3: experts.shared.gate is \"sigmoid\" but experts.shared.mix \"softmax_coef\" has a coefficient for the shared "
+     "expert; keep one"},
     {WITH("", "", ",\"shared\":{\"mix\":\"sum_over_sqrt2\"}"),
      "3: experts.shared.mix is \"sum_over_sqrt2\" but experts.shared.enabled is false"},
     {WITH("", "", ",\"shared\":{\"enabled\":true}"),

@@ -122,13 +122,13 @@ static const float numbers[MB_ROLES] = {
     [MB_ROLE_LATENT_DOWN] = 0.9f, [MB_ROLE_LATENT_UP] = 1.7f,   [MB_ROLE_LATENT_IN_NORM] = 0.2f,
     [MB_ROLE_UP_BIAS] = 0.01f,    [MB_ROLE_DOWN_BIAS] = 0.02f,  [MB_ROLE_LATENT_OUT_NORM] = 1.3f,
 };
-static const float router[] = {0.5f, 0.25f};
+static const float router[] = {0.5f, 0.25f}, coefficient[] = {0.6f, -0.2f}, coefficient_bias[] = {0.1f, 0.3f};
 static const float x = 1.00390625f * 1.0009765625f; // no bfloat16
 
 static bool is_vector(enum mb_role role)
 {
     return role == MB_ROLE_OUTPUT_BIAS || role == MB_ROLE_LATENT_IN_NORM || role == MB_ROLE_LATENT_OUT_NORM ||
-           role == MB_ROLE_UP_BIAS || role == MB_ROLE_DOWN_BIAS;
+           role == MB_ROLE_UP_BIAS || role == MB_ROLE_DOWN_BIAS || role == MB_ROLE_MIX_COEFFICIENT_BIAS;
 }
 
 static size_t list_tensors(const moeblock_config *config, moeblock_tensor *tensors)
@@ -136,14 +136,20 @@ static size_t list_tensors(const moeblock_config *config, moeblock_tensor *tenso
     static char names[MB_ROLES][256];
     size_t n = 0;
     for (enum mb_role role = MB_ROLE_ROUTER; role < MB_ROLES; role++) {
-        if (role != MB_ROLE_ROUTER && numbers[role] == 0.0f) continue;
-        const int64_t rows = role == MB_ROLE_ROUTER ? config->num_experts + config->router.null_experts : 1;
+        const float *data = role == MB_ROLE_ROUTER                 ? router
+                            : role == MB_ROLE_MIX_COEFFICIENT      ? coefficient
+                            : role == MB_ROLE_MIX_COEFFICIENT_BIAS ? coefficient_bias
+                                                                   : &numbers[role];
+        if (*data == 0.0f) continue;
+        const int64_t rows = role == MB_ROLE_ROUTER   ? config->num_experts + config->router.null_experts
+                             : data == &numbers[role] ? 1
+                                                      : 2;
         mb_role_name(config, role, 0, 0, names[role]);
         tensors[n++] = (moeblock_tensor){.name = names[role],
                                          .dtype = MOEBLOCK_F32,
                                          .rank = is_vector(role) ? 1 : 2,
                                          .dims = {rows, is_vector(role) ? 0 : 1},
-                                         .data = role == MB_ROLE_ROUTER ? router : &numbers[role],
+                                         .data = data,
                                          .bytes = (size_t)rows * sizeof(float)};
     }
     return n;
@@ -235,6 +241,10 @@ static void scale_before_output_bias_before_shared(void **state)
     assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, scale, bias,
                         ", \"shared\": {\"intermediate_size\": 1, \"gate\": \"sigmoid\"}"),
                 (routed * 3.0f + 0.3f) + gate * shared);
+    const float e0 = mb_exp(0.0f), e1 = mb_exp((-0.2f * x + 0.3f) - (0.6f * x + 0.1f));
+    assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, scale, bias,
+                        ", \"shared\": {\"intermediate_size\": 1, \"mix\": \"softmax_coef\"}"),
+                (routed * 3.0f + 0.3f) * (e0 / (e0 + e1)) + e1 / (e0 + e1) * shared);
 }
 
 static float normed(float v, float weight) { return v * (1.0f / sqrtf(v * v + 1e-6f)) * weight; }

@@ -62,7 +62,7 @@ struct mb_buffers {
     void *shared_activation;        // [n][Is]
     void *shared_part, *shared_all; // tp > 1
     const void **shared_row;        // [n]
-    float *gates;                   // [n]
+    float *factors;                 // [n][2] of the routed sum and of the shared expert
 
     float *routed;                   // [n][own D] routed sums
     float *routed_all, *routed_full; // latent on tp > 1: gathered parts, [n][L]

@@ -178,8 +178,7 @@ static moeblock_status load_rest(const moeblock_block *block, moeblock_weights *
         MB_TRY(mb_latent_load(set->latent, weights, layer, error));
         set->packed_bytes += mb_latent_packed_bytes(set->latent);
     }
-    if (config->shared_enabled && config->shared_gate == MB_SHARED_SIGMOID)
-        MB_TRY(mb_shared_gate_load(block->context, config, weights, layer, &set->shared_gate, error));
+    MB_TRY(mb_shared_gate_load(block->context, config, weights, layer, &set->shared_gate, error));
     if (config->routed_enabled && config->output_bias) {
         set->output_bias = mb_alloc(&block->context->allocator, (size_t)block->routed_width * sizeof(float));
         if (!set->output_bias) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the output bias: no memory");

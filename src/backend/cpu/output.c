@@ -10,7 +10,7 @@
 
 // What routed + shared is multiplied by.
 static const float mix_factor[] = {
-    [MB_MIX_SUM] = 1.0f, [MB_MIX_AVERAGE] = 0.5f, [MB_MIX_SUM_OVER_SQRT2] = 0.707106781f};
+    [MB_MIX_SUM] = 1.0f, [MB_MIX_AVERAGE] = 0.5f, [MB_MIX_SUM_OVER_SQRT2] = 0.707106781f, [MB_MIX_SOFTMAX_COEF] = 1.0f};
 
 static moeblock_status shared_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
@@ -20,14 +20,15 @@ static moeblock_status shared_task(struct mb_run *run, int64_t index, int worker
     struct mb_buffers *b = mb_buffers_of(run);
     const int64_t own = share->h1 - share->h0, first = index * MB_TASK_TOKENS;
     const int64_t count = mb_min(MB_TASK_TOKENS, run->n - first);
-    for (int64_t t = first; t < first + count; t++) b->gates[t] = 1.0f;
+    for (int64_t i = 2 * first; i < 2 * (first + count); i++) b->factors[i] = 1.0f;
     if (run->set->shared_gate)
         mb_shared_gate_apply(run->set->shared_gate, b->x + first * config->hidden_size, config->hidden_size, count,
-                             b->gates + first, mb_scratch(run, worker));
+                             b->factors + 2 * first, mb_scratch(run, worker));
     for (int64_t t = first; t < first + count; t++) {
         float *sum = b->lifted + t * own;
-        run->block->context->kernels->accumulate(sum, b->shared + t * own, b->gates[t], own);
-        for (int64_t i = 0; config->mix != MB_MIX_SUM && i < own; i++) sum[i] *= mix_factor[config->mix];
+        for (int64_t i = 0; config->mix == MB_MIX_SOFTMAX_COEF && i < own; i++) sum[i] *= b->factors[2 * t];
+        run->block->context->kernels->accumulate(sum, b->shared + t * own, b->factors[2 * t + 1], own);
+        for (int64_t i = 0; mix_factor[config->mix] != 1.0f && i < own; i++) sum[i] *= mix_factor[config->mix];
     }
     return MOEBLOCK_OK;
 }

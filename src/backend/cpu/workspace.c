@@ -117,7 +117,7 @@ static void take_shared(struct cursor *c, struct mb_buffers *b, const moeblock_b
     b->shared_part = take(c, share->tp > 1 ? n * (share->s1 - share->s0) : 0, element);
     b->shared_all = take(c, share->tp > 1 ? n * inner : 0, element);
     b->shared_row = take(c, n, sizeof *b->shared_row);
-    b->gates = take(c, n, sizeof(float));
+    b->factors = take(c, 2 * n, sizeof(float));
     b->shared = take(c, n * (share->h1 - share->h0), sizeof(float));
 }
 
