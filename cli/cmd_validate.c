@@ -64,8 +64,9 @@ static int check_projections(struct cli_session *session, int64_t layer)
     return CLI_OK;
 }
 
-// A tensor under its plain name. One that is stored as codes has been checked as a projection.
-static int check_tensor(struct cli_session *session, const moeblock_tensor_need *need)
+// A tensor under its plain name. One that is stored as codes, with scales beside them, has been checked as a
+// projection.
+static int check_tensor(struct cli_session *session, const moeblock_tensor_need *need, struct findings *findings)
 {
     char name[300], expected[200], dims[200];
     moeblock_tensor_info found;
@@ -73,9 +74,12 @@ static int check_tensor(struct cli_session *session, const moeblock_tensor_need 
         snprintf(name, sizeof name, "%s%s", need->name, mb_format_table[f].codes_suffix);
         if (mb_format_table[f].scale_suffix &&
             moeblock_weights_find(session->weights, name, &found, NULL) == MOEBLOCK_OK &&
-            found.dtype == mb_format_table[f].dtype)
+            found.dtype == mb_format_table[f].dtype) {
+            findings->layer_tensors += 2;
             return CLI_OK;
+        }
     }
+    findings->layer_tensors++;
     if (moeblock_weights_find(session->weights, need->name, &found, &session->error) != MOEBLOCK_OK)
         return cli_fail_status(CLI_ABOUT_DATA, &session->error);
     if (same_elements(need, &found)) return CLI_OK;
@@ -90,8 +94,7 @@ static int check_layer(struct cli_session *session, struct findings *findings)
     int code = check_projections(session, findings->layer);
     moeblock_tensor_need need;
     for (int64_t i = 0; !code && mb_tensor_needed(config, MB_FORMAT_BF16, findings->layer, i, &need); i++) {
-        code = check_tensor(session, &need);
-        findings->layer_tensors++;
+        code = check_tensor(session, &need, findings);
     }
     return code;
 }
