@@ -64,12 +64,10 @@ int cli_open_config(struct cli_session *session, const struct cli_args *args, co
     size_t count = 0;
     for (size_t i = 0; i < args->set.count; i++) all[count++] = args->set.text[i];
     for (size_t i = 0; i < n_set && count < sizeof all / sizeof *all; i++) all[count++] = set[i];
-    char checkpoint[CLI_PATH_MAX] = "";
-    if (args->weights) folder_of(args->weights, checkpoint);
     const moeblock_config_options options = {
         .struct_size = sizeof options,
         .layer = args->layer,
-        .weights_path = *checkpoint && holds(checkpoint, "config.json") ? checkpoint : NULL,
+        .weights_path = args->weights,
         .set = all,
         .n_set = count,
     };

@@ -15,7 +15,9 @@ typedef struct moeblock_config_options {
     uint32_t struct_size;
     // Layer to describe: -1 takes the file's own (layer_index), else the first MoE layer.
     int64_t layer;
-    // A checkpoint folder whose config.json supplies what our JSON omits; NULL: none.
+    // The checkpoint that will be loaded, a folder or a file; NULL: the one in CONFIG's own folder, or weights.path.
+    // The config.json beside it supplies what our JSON omits, and its tensor names tell in which form a model type is
+    // stored that has several.
     const char *weights_path;
     // "key.path=value" settings applied after parsing, n_set of them.
     const char *const *set;

@@ -57,6 +57,8 @@ void moeblock_config_destroy(moeblock_config **config)
 
 // What one description is made from. `model` is the checkpoint's config.json behind a file of ours, or NULL.
 struct sources {
+    moeblock_context *context;
+    const char *checkpoint; // where the tensors are; NULL: not known
     json_t *root, *model;
     json_t *const *sets;
     size_t n_set;
@@ -89,10 +91,13 @@ static moeblock_status keep_json(const moeblock_allocator *allocator, json_t *ob
 static moeblock_status read_all(struct mb_reader *reader, const struct sources *from, bool final, moeblock_error *error)
 {
     moeblock_config *config = reader->config;
-    if (from->model) {
-        MB_TRY(mb_hf_map(from->model, from->model_name, from->layer, config, error));
-    } else if (from->hugging_face) {
-        MB_TRY(mb_hf_map(from->root, from->name, from->layer, config, error));
+    if (from->model || from->hugging_face) {
+        const struct mb_hf_input input = {.root = from->model ? from->model : from->root,
+                                          .name = from->model ? from->model_name : from->name,
+                                          .layer = from->layer,
+                                          .checkpoint = from->checkpoint,
+                                          .context = from->context};
+        MB_TRY(mb_hf_map(&input, config, error));
     }
     if (!from->hugging_face) MB_TRY(mb_reader_document(reader, from->root, true, error));
     for (size_t i = 0; i < from->n_set; i++) MB_TRY(mb_reader_document(reader, from->sets[i], false, error));
@@ -141,14 +146,28 @@ static moeblock_status parse_json(const char *text, size_t bytes, const char *na
     return mb_json_parse(text, bytes, name, &options, out, error);
 }
 
-// The config.json of a checkpoint folder, when there is one and it is Hugging Face's.
-static moeblock_status open_model(const moeblock_allocator *allocator, const char *folder, char path[1280],
+// The folder of a checkpoint: itself, or that of its file; false when there is none, or its name is too long.
+static bool folder_of(const char *path, char out[1280])
+{
+    if (!path || !path[0] || !mb_exists(path) || strlen(path) >= 1280) return false;
+    snprintf(out, 1280, "%s", path);
+    if (mb_is_directory(path)) return true;
+    char *slash = strrchr(out, '/');
+    if (slash)
+        slash[slash == out] = '\0';
+    else
+        snprintf(out, 1280, ".");
+    return true;
+}
+
+// The config.json in a checkpoint's folder, when there is one and it is Hugging Face's.
+static moeblock_status open_model(const moeblock_allocator *allocator, const char *checkpoint, char path[1280],
                                   json_t **out, moeblock_error *error)
 {
-    char *text;
+    char folder[1280], *text;
     size_t bytes;
     *out = NULL;
-    if (!folder || !folder[0] || !mb_is_directory(folder)) return MOEBLOCK_OK;
+    if (!folder_of(checkpoint, folder)) return MOEBLOCK_OK;
     MB_TRY(mb_path_join(folder, "config.json", path, 1280, error));
     if (!mb_exists(path)) return MOEBLOCK_OK;
     MB_TRY(mb_file_read_text(allocator, path, (size_t)32 << 20, &text, &bytes, error));
@@ -171,10 +190,12 @@ static moeblock_status describe_ours(moeblock_context *context, struct sources *
     char model_path[1280];
     MB_TRY(describe(allocator, from, false, out, error));
     if (from->layer < 0) from->layer = (*out)->layer_index;
-    const moeblock_status status =
-        open_model(allocator, weights_path ? weights_path : (*out)->weight_path, model_path, &from->model, error);
+    char own_path[sizeof(*out)->weight_path];
+    snprintf(own_path, sizeof own_path, "%s", (*out)->weight_path);
     moeblock_config_destroy(out);
-    MB_TRY(status);
+    MB_TRY(open_model(allocator, weights_path, model_path, &from->model, error));
+    if (!from->model) MB_TRY(open_model(allocator, own_path, model_path, &from->model, error));
+    from->checkpoint = weights_path ? weights_path : own_path;
     from->model_name = model_path;
     if (!from->model) return describe(allocator, from, true, out, error);
 
@@ -242,12 +263,19 @@ static moeblock_status parse_sets(const moeblock_allocator *allocator, const moe
     return MOEBLOCK_OK;
 }
 
+// `folder`: where the file lies, NULL for text that is not a file's.
 static moeblock_status parse_text(moeblock_context *context, const char *text, size_t bytes, const char *name,
-                                  const moeblock_config_options *options, moeblock_config **out, moeblock_error *error)
+                                  const char *folder, const moeblock_config_options *options, moeblock_config **out,
+                                  moeblock_error *error)
 {
     const moeblock_allocator *allocator = &context->allocator;
-    struct sources from = {
-        .name = name, .text = text, .bytes = bytes, .layer = options->layer, .n_set = options->n_set};
+    struct sources from = {.context = context,
+                           .checkpoint = options->weights_path ? options->weights_path : folder,
+                           .name = name,
+                           .text = text,
+                           .bytes = bytes,
+                           .layer = options->layer,
+                           .n_set = options->n_set};
     json_t **sets;
     moeblock_status status = parse_sets(allocator, options, &sets, error);
     from.sets = sets;
@@ -295,7 +323,7 @@ moeblock_status moeblock_config_parse(moeblock_context *context, const char *tex
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "moeblock_config_parse: %s is NULL",
                        context ? "text" : "context");
     MB_TRY(read_options(options, &read, error));
-    return parse_text(context, text, bytes, name ? name : "configuration", &read, out, error);
+    return parse_text(context, text, bytes, name ? name : "configuration", NULL, &read, out, error);
 }
 
 moeblock_status moeblock_config_open(moeblock_context *context, const char *path,
@@ -303,7 +331,7 @@ moeblock_status moeblock_config_open(moeblock_context *context, const char *path
                                      moeblock_error *error)
 {
     moeblock_config_options read;
-    char inside[4096];
+    char inside[4096], folder[1280];
     char *text;
     size_t bytes;
     if (!out) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "moeblock_config_open: out is NULL");
@@ -317,7 +345,8 @@ moeblock_status moeblock_config_open(moeblock_context *context, const char *path
         path = inside;
     }
     MB_TRY(mb_file_read_text(&context->allocator, path, (size_t)32 << 20, &text, &bytes, error));
-    const moeblock_status status = parse_text(context, text, bytes, path, &read, out, error);
+    const bool known = folder_of(path, folder);
+    const moeblock_status status = parse_text(context, text, bytes, path, known ? folder : NULL, &read, out, error);
     mb_free(&context->allocator, text);
     return status;
 }

@@ -315,6 +315,47 @@ static void test_named_router_type(void **state)
     moeblock_config_destroy(&config);
 }
 
+// A model type that is stored in two forms: the checkpoint's tensor names tell which.
+static void test_storage_forms(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *config, *weights, *layout, *down; // config: a folder or its file, NULL: a file of ours
+    } rows[] = {
+        {GOLDEN "qwen3_5_moe-bf16", NULL, "stacked", "mlp.experts.down_proj"},
+        {GOLDEN "qwen3_5_moe_per_expert-bf16", NULL, "per_expert", "mlp.experts.{expert}.down_proj.weight"},
+        {GOLDEN "qwen3_5_moe_per_expert-bf16/config.json", NULL, "per_expert", "mlp.experts.{expert}.down_proj.weight"},
+        {GOLDEN "qwen3_5_moe-bf16", GOLDEN "qwen3_5_moe_per_expert-bf16/model.safetensors", "per_expert",
+         "mlp.experts.{expert}.down_proj.weight"},
+        {GOLDEN "qwen3_5_moe_per_expert-bf16", GOLDEN "qwen3_5_moe-bf16", "stacked", "mlp.experts.down_proj"},
+        {GOLDEN "qwen3_5_moe_per_expert-bf16", GOLDEN "mixtral-bf16", "stacked", "mlp.experts.down_proj"}, // neither
+        {GOLDEN "qwen3_5_moe_per_expert-bf16", "/nowhere", "stacked", "mlp.experts.down_proj"},
+        {NULL, GOLDEN "qwen3_5_moe_per_expert-bf16", "per_expert", "mlp.experts.{expert}.down_proj.weight"},
+        {NULL, GOLDEN "qwen3_5_moe_per_expert-bf16/model.safetensors", "per_expert",
+         "mlp.experts.{expert}.down_proj.weight"},
+        {GOLDEN "granitemoe_swa-bf16", NULL, "stacked", "block_sparse_moe.experts.down_proj"},
+        {GOLDEN "granitemoe_swa_linear-bf16", NULL, "stacked", "block_sparse_moe.output_linear.weight"},
+        {GOLDEN "qwen4_exp-bf16", NULL, "per_expert", "mlp.experts.{expert}.down_proj.weight"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const moeblock_config_options options = {
+            .struct_size = sizeof options, .layer = 1, .weights_path = rows[i].weights};
+        moeblock_config *config = NULL;
+        moeblock_error error = {MOEBLOCK_OK, ""};
+        if (!rows[i].config)
+            config = parse_with("{}", &options);
+        else if (moeblock_config_open(context, rows[i].config, &options, &config, &error))
+            fail_msg("%s", error.message);
+        assert_value(config, "weights.layout", rows[i].layout);
+        assert_value(config, "weights.names.down", rows[i].down);
+        moeblock_config_destroy(&config);
+    }
+    const char *text = "{\"weights\":{\"names\":\"qwen\",\"path\":\"" GOLDEN "qwen3_5_moe-bf16\"}}"; // by hand
+    moeblock_config *config = parse(text);
+    assert_value(config, "weights.layout", "per_expert");
+    moeblock_config_destroy(&config);
+}
+
 // A checkpoint of a family that is not mapped: a complete file does not need it, an incomplete one says why it cannot
 // help.
 static void test_unmapped_checkpoint(void **state)
@@ -688,6 +729,7 @@ int main(void)
         cmocka_unit_test(test_activation_rules),
         cmocka_unit_test(test_sources),
         cmocka_unit_test(test_named_router_type),
+        cmocka_unit_test(test_storage_forms),
         cmocka_unit_test(test_unmapped_checkpoint),
         cmocka_unit_test(test_original_snippet),
         cmocka_unit_test(test_settings),

@@ -22,7 +22,7 @@ static moeblock_status map_object(const json_t *root, int64_t layer)
 {
     memset(&config, 0, sizeof config);
     memset(&error, 0, sizeof error);
-    return mb_hf_map(root, "config.json", layer, &config, &error);
+    return mb_hf_map(&(struct mb_hf_input){.root = root, .name = "config.json", .layer = layer}, &config, &error);
 }
 
 static moeblock_status map_text(const char *text, int64_t layer)

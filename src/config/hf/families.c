@@ -207,6 +207,13 @@ const struct mb_hf_family mb_hf_families[] = {
 };
 // clang-format on
 
+const struct mb_hf_alternative mb_hf_alternatives[] = {
+    {"qwen3_5_moe", &mb_hf_qwen},
+    {"qwen4_exp", &mb_hf_qwen_stacked},
+    {"granitemoe_swa", &mb_hf_granite},
+    {NULL, NULL},
+};
+
 const struct mb_hf_refused mb_hf_refused_families[] = {
     {"axk1", "an RMSNorm on the sum of routed and shared experts"},
     {"dbrx", "expert tensors flattened to [E * I, H]"},

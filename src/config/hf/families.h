@@ -103,6 +103,14 @@ struct mb_hf_family {
 // Rows that are mapped, ended by a NULL model type.
 extern const struct mb_hf_family mb_hf_families[];
 
+// Further forms in which the files of a model type are stored, under the same config.json; the checkpoint's tensor
+// names tell which. Ended by a NULL model type.
+struct mb_hf_alternative {
+    const char *model_type;
+    const struct mb_hf_storage *storage;
+};
+extern const struct mb_hf_alternative mb_hf_alternatives[];
+
 // Model types that are known by name, with what they need beyond the pipeline. Ended by a NULL model type.
 struct mb_hf_refused {
     const char *model_type, *needs;

@@ -310,13 +310,45 @@ static moeblock_status map_router(const struct mb_hf_source *source, moeblock_co
     return MOEBLOCK_OK;
 }
 
-static moeblock_status map_storage(const struct mb_hf_source *source, moeblock_config *config)
+// Whether the checkpoint has the layer's down projections under this form's name, in any number format.
+static bool holds_form(moeblock_config *config, moeblock_weights *weights, int64_t layer,
+                       const struct mb_hf_storage *storage)
 {
-    const struct mb_hf_storage *storage = source->family->storage;
+    moeblock_tensor_info found;
+    char *down = config->tensor[MB_ROLE_DOWN];
+    snprintf(down, sizeof config->tensor[0], "%s", storage->pattern[MB_ROLE_DOWN]);
+    for (int f = 0; f < MB_FORMATS; f++)
+        if (mb_role_find(config, weights, MB_ROLE_DOWN, mb_format_table[f].codes_suffix, layer, 0, &found, NULL) ==
+            MOEBLOCK_OK)
+            return true;
+    return false;
+}
+
+// The form in which the checkpoint stores the model type: the first of the list that it holds. Opens it only for types
+// that have a choice. One that cannot be opened says nothing here; whoever loads it gets the error.
+static const struct mb_hf_storage *choose_storage(const struct mb_hf_source *source, const struct mb_hf_input *input,
+                                                  moeblock_config *config)
+{
+    const struct mb_hf_storage *first = source->family->storage, *chosen = NULL;
+    moeblock_weights *weights = NULL;
+    for (const struct mb_hf_alternative *a = mb_hf_alternatives; a->model_type && input->checkpoint && !chosen; a++) {
+        if (strcmp(a->model_type, source->model_type)) continue;
+        if (!weights && moeblock_weights_open(input->context, input->checkpoint, &weights, NULL) != MOEBLOCK_OK) break;
+        if (holds_form(config, weights, source->layer, first)) break;
+        if (holds_form(config, weights, source->layer, a->storage)) chosen = a->storage;
+    }
+    moeblock_weights_destroy(&weights);
+    return chosen ? chosen : first;
+}
+
+static moeblock_status map_storage(const struct mb_hf_source *source, const struct mb_hf_input *input,
+                                   moeblock_config *config)
+{
     const char *format;
     MB_TRY(mb_hf_format(source, &format));
     set_text(config, config->format, sizeof config->format, format);
     set_text(config, config->module_prefix, sizeof config->module_prefix, source->family->prefix);
+    const struct mb_hf_storage *storage = choose_storage(source, input, config);
     SET(config, layout, storage->layout);
     SET(config, orientation, storage->orientation);
     SET(config, gate_up, storage->gate_up);
@@ -327,16 +359,16 @@ static moeblock_status map_storage(const struct mb_hf_source *source, moeblock_c
     return MOEBLOCK_OK;
 }
 
-moeblock_status mb_hf_map(const json_t *root, const char *name, int64_t layer, moeblock_config *out,
-                          moeblock_error *error)
+moeblock_status mb_hf_map(const struct mb_hf_input *input, moeblock_config *out, moeblock_error *error)
 {
-    struct mb_hf_source source = {.root = root, .name = name, .layer = -1, .model_type = "", .error = error};
+    struct mb_hf_source source = {
+        .root = input->root, .name = input->name, .layer = -1, .model_type = "", .error = error};
     MB_TRY(find_source(&source));
     MB_TRY(mb_hf_check_complete(&source));
-    MB_TRY(map_sizes(&source, layer, out));
+    MB_TRY(map_sizes(&source, input->layer, out));
     MB_TRY(map_experts(&source, out));
     MB_TRY(map_router(&source, out));
-    MB_TRY(map_storage(&source, out));
-    snprintf(out->source, sizeof out->source, "%s", name);
+    MB_TRY(map_storage(&source, input, out));
+    snprintf(out->source, sizeof out->source, "%s", input->name);
     return MOEBLOCK_OK;
 }
