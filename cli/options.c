@@ -31,7 +31,7 @@ const struct cli_option cli_options[] = {
      .needs = "compare",
      .help = "exit with 65 when the relative rms of --compare is above R"},
     {.name = "aux", .commands = "run", .type = CLI_FILE, .offset = AT(aux), .value = "A.npy",
-     .help = "second input [..., hidden] of routers that read one"},
+     .help = "second input [..., hidden] of a router or shared expert that reads one"},
     {.name = "token-ids", .commands = "run", .type = CLI_FILE, .offset = AT(token_ids), .value = "IDS.npy",
      .help = "token ids, integers [T], for routers that read them"},
     {.name = "token-types", .commands = "run", .type = CLI_FILE, .offset = AT(token_types), .value = "TYPES.npy",

@@ -54,13 +54,13 @@ static moeblock_status check_aux(const moeblock_block *block, const moeblock_for
                                  moeblock_error *error)
 {
     const moeblock_config *config = block->config;
-    const bool wanted = config->routed_enabled && config->router.input == MB_INPUT_AUX;
+    const bool router = config->routed_enabled && config->router.input == MB_INPUT_AUX;
     int64_t tokens;
-    if (!wanted) return MOEBLOCK_OK;
+    if (!mb_reads_aux(config)) return MOEBLOCK_OK;
     if (!input->aux.rank)
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
-                       "running the block: its router reads a second tensor (router.config.input is \"aux\"), but aux "
-                       "was not given");
+                       "running the block: its %s reads a second tensor (%s.input is \"aux\"), but aux was not given",
+                       router ? "router" : "shared expert", router ? "router.config" : "experts.shared");
     MB_TRY(mb_array_check(&input->aux, "aux", &tokens, error));
     MB_TRY(check_same_leading(&input->x, &input->aux, "aux", false, error));
     const int64_t width = input->aux.dims[input->aux.rank - 1];

@@ -185,6 +185,18 @@ static moeblock_status add_shared(struct mb_reference *r, const float *rows, con
     return MOEBLOCK_OK;
 }
 
+// What the shared expert reads: the rounded rows of x, or those of aux.
+static moeblock_status shared_rows(struct mb_reference *r, const float *aux, float **rows)
+{
+    if (r->config->shared_input == MB_INPUT_HIDDEN) return MOEBLOCK_OK;
+    if (!aux)
+        return mb_fail(r->error, MOEBLOCK_INVALID_ARGUMENT,
+                       "computing the reference: experts.shared.input is \"aux\" and no aux tensor is given");
+    MB_TRY(mb_reference_take(r, r->tokens * r->hidden, sizeof(float), rows));
+    for (int64_t i = 0; i < r->tokens * r->hidden; i++) (*rows)[i] = rounded(r, aux[i]);
+    return MOEBLOCK_OK;
+}
+
 static moeblock_status compute_block(struct mb_reference *r, const float *x, const float *aux, float *y,
                                      int32_t *ids_out, float *w_out)
 {
@@ -200,7 +212,9 @@ static moeblock_status compute_block(struct mb_reference *r, const float *x, con
         MB_TRY(mb_reference_route(r, x, aux, ids, w, ids_out, w_out));
         MB_TRY(compute_routed(r, rows, x, ids, w, y));
     }
-    return config->shared_enabled ? add_shared(r, rows, x, y) : MOEBLOCK_OK;
+    if (!config->shared_enabled) return MOEBLOCK_OK;
+    MB_TRY(shared_rows(r, aux, &rows));
+    return add_shared(r, rows, x, y);
 }
 
 moeblock_status mb_reference(moeblock_context *context, const moeblock_config *config, moeblock_weights *weights,

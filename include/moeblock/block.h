@@ -85,8 +85,8 @@ typedef struct moeblock_array {
 typedef struct moeblock_forward_input {
     uint32_t struct_size;
     moeblock_mode mode;
-    moeblock_array x;           // [..., H], or [..., H / C] when hidden-sharded
-    moeblock_array aux;         // second tensor for routers that read one; data NULL: none. Always [..., H]
+    moeblock_array x;   // [..., H], or [..., H / C] when hidden-sharded
+    moeblock_array aux; // second tensor for a router or shared expert that reads one; data NULL: none. Always [..., H]
     const int64_t *token_ids;   // [T] or NULL
     const int32_t *token_types; // [T] or NULL
     const int64_t *seq_lens;    // [n_seq] or NULL

@@ -13,7 +13,7 @@
 enum { MB_TEXT = 160, MB_SCHEMA_ROWS_MAX = 192 };
 
 // Router primitives, moe-families section 3.2.
-enum mb_router_input { MB_INPUT_HIDDEN, MB_INPUT_AUX };
+enum mb_input { MB_INPUT_HIDDEN, MB_INPUT_AUX };
 enum mb_score { MB_SCORE_SOFTMAX, MB_SCORE_SIGMOID, MB_SCORE_SQRT_SOFTPLUS, MB_SCORE_IDENTITY };
 enum mb_groups { MB_GROUPS_NONE, MB_GROUPS_LIMITED, MB_GROUPS_PER_GROUP };
 enum mb_group_score { MB_GROUP_MAX, MB_GROUP_SUM_TOP2 };
@@ -33,7 +33,7 @@ enum mb_orientation { MB_OUTPUT_MAJOR, MB_INPUT_MAJOR };
 
 struct mb_router_config {
     char type[64]; // "moe_gate", "grouped_topk", "topk", "linear", or a registered name
-    enum mb_router_input input;
+    enum mb_input input;
     bool input_norm; // RMSNorm without weight before the linear
     double input_norm_eps;
     bool input_scale_vector; // times a stored vector [H]
@@ -97,6 +97,7 @@ struct moeblock_config {
 
     bool shared_enabled;
     struct mb_ffn_config shared;
+    enum mb_input shared_input; // of its projections; gate and mixing coefficients read x
     enum mb_shared_gate shared_gate;
     enum mb_mix mix;
     bool parallel_with_moe;
@@ -120,6 +121,13 @@ struct moeblock_config {
     char *router_json, *expert_json;   // objects at router.config and experts.config, as text; owned
     uint8_t given[MB_SCHEMA_ROWS_MAX]; // per schema row: where the value comes from (schema.h)
 };
+
+// Whether forward needs the second tensor.
+static inline bool mb_reads_aux(const moeblock_config *config)
+{
+    return (config->routed_enabled && config->router.input == MB_INPUT_AUX) ||
+           (config->shared_enabled && config->shared_input == MB_INPUT_AUX);
+}
 
 // A description with the schema's defaults, made by `allocator`; NULL when memory is short.
 moeblock_config *mb_config_new(const moeblock_allocator *allocator);

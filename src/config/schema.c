@@ -250,6 +250,8 @@ const struct mb_schema_row mb_schema[] = {
     {FLOAT("experts.shared.linear_beta", shared.activation.linear_beta, 0, 1e6), .fallback = "0",
      .matters = shared_situ, .help = "As experts.distributed.linear_beta."},
     {FLAG("experts.shared.bias", shared.bias), .matters = shared, .help = "Biases of gate, up and down."},
+    {ENUM("experts.shared.input", shared_input, input_names), .fallback = "\"hidden\"", .matters = shared,
+     .help = "What its projections read: x, or the second tensor that the caller gives. Its gate and the mix read x."},
     {ENUM("experts.shared.gate", shared_gate, shared_gate_names), .fallback = "\"none\"", .matters = shared,
      .help = "sigmoid: times the sigmoid of a stored vector [1, H] applied to x."},
     {ENUM("experts.shared.mix", mix, mix_names), .fallback = "\"sum\"", .matters = shared,

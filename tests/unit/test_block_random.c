@@ -85,7 +85,8 @@ static const char *const activations[] = {"\"silu\"",
                                           "\"situ\", \"beta\": 2, \"linear_beta\": 3",
                                           "\"relu2\", \"gated\": false"};
 static const struct member routed_members[] = {{30, "\"bias\": true"}, {20, "\"output_bias\": true"}};
-static const struct member shared_members[] = {{40, "\"gate\": \"sigmoid\""}, {50, "\"parallel_with_moe\": false"}};
+static const struct member shared_members[] = {
+    {40, "\"gate\": \"sigmoid\""}, {50, "\"parallel_with_moe\": false"}, {20, "\"input\": \"aux\""}};
 static const char *const mixes[] = {"sum", "average", "sum_over_sqrt2", "softmax_coef"};
 static const struct member latent_members[] = {
     {30, "\"bias\": true"}, {50, "\"in_norm\": true"}, {50, "\"out_norm\": true"}};
@@ -231,7 +232,7 @@ static void run_block(moeblock_context *context, const moeblock_config *config, 
     moeblock_block *block = NULL;
     moeblock_workspace *workspace = NULL;
     const moeblock_block_options options = {.struct_size = sizeof options, .compute = compute};
-    const bool wants_aux = config->router.input == MB_INPUT_AUX;
+    const bool wants_aux = mb_reads_aux(config);
     const moeblock_forward_input input = {.struct_size = sizeof input,
                                           .mode = next_random(2) ? MOEBLOCK_PREFILL : MOEBLOCK_DECODE,
                                           .x = array_of(config, x),
@@ -407,8 +408,7 @@ static void run_rank(void *argument, const moeblock_mesh *mesh)
                                     .x = {.dtype = MOEBLOCK_F32, .rank = 2, .dims = {tokens, own}, .data = x}};
     moeblock_forward_output output = {.struct_size = sizeof output, .y = input.x, .ids = ids};
     output.y.data = y;
-    if (config->router.input == MB_INPUT_AUX)
-        input.aux = array_of(config, (float *)(uintptr_t)(job->aux + t0 * hidden));
+    if (mb_reads_aux(config)) input.aux = array_of(config, (float *)(uintptr_t)(job->aux + t0 * hidden));
     input.aux.dims[0] = tokens;
     if (mesh && moeblock_block_forward(block, workspace, &input, &output, &e)) fail_msg("%s: %s", e.message, job->text);
     if (mesh) compare_rows(job, mesh, y, job->y + t0 * hidden + h0, tokens, own, hidden);

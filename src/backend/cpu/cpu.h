@@ -29,8 +29,9 @@ struct mb_item {
 struct mb_buffers {
     char *x_mine, *x_all; // hidden-sharded x: own part and all parts, in x's dtype; tp > 1 only
     float *x;             // [n][H] unrounded
-    float *aux;           // [n][H], NULL unless the router reads it
+    float *aux;           // [n][H], NULL unless the router or the shared expert reads it
     void *rows;           // [n][H] elements: x for the experts (x itself in F32)
+    void *aux_rows;       // [n][H] elements: aux for the shared expert (aux itself in F32)
     void *latent;         // [n][L] elements
 
     float *logits;  // [n][router width]

@@ -230,7 +230,8 @@ static moeblock_status run_phases(struct mb_run *run, bool routed, bool shared)
 {
     struct mb_buffers *b = mb_buffers_of(run);
     const size_t row = (size_t)run->block->config->hidden_size * mb_element_bytes(run->set);
-    for (int64_t t = 0; shared && t < run->n; t++) b->token_row[t] = (const char *)b->rows + (size_t)t * row;
+    const char *rows = run->block->config->shared_input == MB_INPUT_AUX ? b->aux_rows : b->rows;
+    for (int64_t t = 0; shared && t < run->n; t++) b->token_row[t] = rows + (size_t)t * row;
     const int64_t routed_items = routed ? list_routed(run, 0) : 0;
     const int64_t items = shared ? list_shared(run, routed_items) : routed_items;
     mb_run_trace(run, "inner", routed_items, items - routed_items);

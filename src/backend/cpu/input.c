@@ -22,7 +22,20 @@ static moeblock_status gather_shards(struct mb_run *run)
                              b->send_bytes);
 }
 
-// Tokens [begin, end) of the chunk: float rows, the router's second tensor, expert rows, latent rows.
+// The second tensor of token t: floats, and elements where the shared expert reads it.
+static void convert_aux(struct mb_run *run, int64_t t)
+{
+    const moeblock_config *config = run->block->config;
+    const moeblock_array *aux = &run->input->aux;
+    const int64_t hidden = config->hidden_size;
+    struct mb_buffers *b = mb_buffers_of(run);
+    float *row = b->aux + t * hidden;
+    mb_to_floats(row, mb_array_row(aux, run->first + t), aux->dtype, hidden);
+    if (config->shared_enabled && config->shared_input == MB_INPUT_AUX && run->set->compute == MOEBLOCK_COMPUTE_BF16)
+        run->block->context->kernels->to_bf16((uint16_t *)b->aux_rows + t * hidden, row, hidden);
+}
+
+// Tokens [begin, end) of the chunk: float rows, the second tensor, expert rows, latent rows.
 static moeblock_status convert_tokens(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
     (void)error;
@@ -40,10 +53,7 @@ static moeblock_status convert_tokens(struct mb_run *run, int64_t index, int wor
             run->sharding == MOEBLOCK_SHARDED ? b->x_mine + (size_t)t * whole_row : mb_array_row(x, run->first + t);
         float *row = b->x + t * hidden;
         mb_to_floats(row, from, x->dtype, hidden);
-        if (b->aux && !run->given_ids) {
-            const moeblock_array *aux = &run->input->aux;
-            mb_to_floats(b->aux + t * hidden, mb_array_row(aux, run->first + t), aux->dtype, hidden);
-        }
+        if (b->aux && !run->given_ids) convert_aux(run, t);
         if (bf16) run->block->context->kernels->to_bf16((uint16_t *)b->rows + t * hidden, row, hidden);
         latent_in[t - begin] = (char *)b->rows + (size_t)(t * hidden) * mb_element_bytes(set);
     }

@@ -20,7 +20,7 @@ static moeblock_router_input input_at(const struct mb_run *run, int64_t first, i
         .tokens = count,
         .x = b->x + first * hidden,
         .x_stride = hidden,
-        .aux = b->aux ? b->aux + first * hidden : NULL,
+        .aux = run->block->config->router.input == MB_INPUT_AUX ? b->aux + first * hidden : NULL,
         .aux_stride = hidden,
         .token_ids = in->token_ids ? in->token_ids + token : NULL,
         .token_types = in->token_types ? in->token_types + token : NULL,

@@ -29,8 +29,10 @@ static void take_input(struct cursor *c, struct mb_buffers *b, const moeblock_bl
     b->x_mine = take(c, sharding ? n * hidden : 0, sizeof(float));
     b->x_all = take(c, sharding ? n * hidden : 0, sizeof(float));
     b->x = take(c, n * hidden, sizeof(float));
-    if (config->routed_enabled && config->router.input == MB_INPUT_AUX) b->aux = take(c, n * hidden, sizeof(float));
+    b->aux = mb_reads_aux(config) ? take(c, n * hidden, sizeof(float)) : NULL;
     b->rows = element == sizeof(float) ? (void *)b->x : take(c, n * hidden, element);
+    const bool shared_aux = config->shared_enabled && config->shared_input == MB_INPUT_AUX;
+    b->aux_rows = element == sizeof(float) ? (void *)b->aux : take(c, shared_aux ? n * hidden : 0, element);
     b->latent = take(c, n * config->latent_size, element);
     b->ids = take(c, n * k, sizeof *b->ids);
     b->weights = take(c, n * k, sizeof *b->weights);
