@@ -119,11 +119,8 @@ static double run_team(void (*work)(void *, int), void *argument, void (*reset)(
 enum { PEAK_STEPS = 4000000, PEAK_CHAINS = 24 };
 
 #if defined(__x86_64__)
-#define TWENTY_FOUR(DO)                                                                                                \
-    DO(0)                                                                                                              \
-    DO(1)                                                                                                              \
-    DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15) DO(16) DO(17) DO(18)     \
-        DO(19) DO(20) DO(21) DO(22) DO(23)
+#define EIGHT(DO, A) DO(A##0) DO(A##1) DO(A##2) DO(A##3) DO(A##4) DO(A##5) DO(A##6) DO(A##7)
+#define TWENTY_FOUR(DO) EIGHT(DO, ) EIGHT(DO, 1) EIGHT(DO, 2)
 #define PEAK(NAME, INSTRUCTION)                                                                                        \
     __attribute__((target("avx512f"))) static void NAME(void *argument, int thread)                                    \
     {                                                                                                                  \
@@ -131,8 +128,8 @@ enum { PEAK_STEPS = 4000000, PEAK_CHAINS = 24 };
         for (int i = 0; i < PEAK_STEPS; i++) __asm__ volatile(TWENTY_FOUR(INSTRUCTION)::: ZMM_CLOBBERS);               \
     }
 #define ZMM_CLOBBERS                                                                                                   \
-    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",         \
-        "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23"
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",       \
+        "xmm15", "xmm16", "xmm17", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27"
 #define FMA_STEP(i) "vfmadd231ps %%zmm30, %%zmm31, %%zmm" #i "\n\t"
 #define DOT_STEP(i) "vdpbf16ps %%zmm30, %%zmm31, %%zmm" #i "\n\t"
 PEAK(fma_peak, FMA_STEP)
@@ -286,7 +283,7 @@ static char *make_weights(struct job *job, size_t bytes, double *packing_seconds
     fill_codes(p->format, codes, count);
     for (size_t i = 0; i < (size_t)p->n * groups; i++) scales[i] = 1, exponents[i] = (uint8_t)(120 + next_random() % 8);
     job->matrix_bytes = mb_round_up(job->kernels->packed_bytes(p), 64);
-    job->matrices = (int64_t)(bytes / job->matrix_bytes) + 1;
+    job->matrices = mb_max(2, (int64_t)(bytes / job->matrix_bytes));
     char *packed = memory_of(job->matrix_bytes * (size_t)job->matrices);
     const double begin = seconds();
     for (int part = 0; part < p->parts; part++) {

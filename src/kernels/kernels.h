@@ -110,7 +110,7 @@ struct mb_kernels {
 };
 
 extern const struct mb_kernels mb_kernels_ref, mb_kernels_generic;
-extern const struct mb_kernels mb_kernels_avx2, mb_kernels_avx512; // x86-64 only
+extern const struct mb_kernels mb_kernels_avx2, mb_kernels_avx512, mb_kernels_avx512bf16; // x86-64 only
 
 // All levels of this build, slowest first, ended by NULL.
 extern const struct mb_kernels *const mb_kernel_levels[];

@@ -13,6 +13,7 @@ const struct mb_kernels *const mb_kernel_levels[] = {
 #if defined(__x86_64__)
     &mb_kernels_avx2,
     &mb_kernels_avx512,
+    &mb_kernels_avx512bf16,
 #endif
     NULL,
 };

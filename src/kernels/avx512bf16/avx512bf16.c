@@ -5,7 +5,7 @@
 #include "kernels/avx512bf16/vector.h"
 #include "kernels/cpu.h"
 
-#define WIDER mb_kernels_generic
+#define WIDER mb_kernels_avx512
 
 static bool dots(const struct mb_packing *packing)
 {
@@ -62,6 +62,7 @@ const struct mb_kernels mb_kernels_avx512bf16 = {
     .name = "avx512bf16",
     .layout = 5,
     .granule = MB_PANEL,
+    .fused = true,
     .usable = usable,
     .packed_bytes = packed_bytes,
     .pack = pack,

@@ -33,9 +33,10 @@ void mb_expand_fp8(const uint8_t *codes, int64_t pairs, uint8_t *to)
     }
 }
 
-static void expand_block(const uint8_t *block, uint8_t *to)
+static void expand_block(const uint8_t *block, bool signed_zeros, uint8_t *to)
 {
     const __m512i values = _mm512_loadu_si512(mb_fp4_values);
+    const __m512i kept = _mm512_set1_epi16(signed_zeros ? (short)0x8000 : 0);
     for (int line = 0; line < 16; line++, to += 256) {
         const __m512i steps[2] = {mb_fp4_steps(block + 1024, line / 8, 0), mb_fp4_steps(block + 1024, line / 8, 1)};
         const __m512i codes = _mm512_loadu_si512(block + 64 * line);
@@ -43,13 +44,14 @@ static void expand_block(const uint8_t *block, uint8_t *to)
         MB_UNROLL for (int j = 0; j < 4; j++)
         {
             const __m512i code = mb_shift_right(codes, 4 * j);
-            _mm512_storeu_si512(to + 64 * j, mb_fp4_decode(code, values, steps[j % 2]));
+            const __m512i sign = _mm512_and_si512(_mm512_slli_epi16(code, 12), kept);
+            _mm512_storeu_si512(to + 64 * j, _mm512_or_si512(mb_fp4_decode(code, values, steps[j % 2]), sign));
         }
     }
 }
 
 // Exponents from 253 on: infinities and NaN.
-static void expand_any_block(const uint8_t *block, uint8_t *to)
+static void expand_any_block(const uint8_t *block, bool signed_zeros, uint8_t *to)
 {
     for (int64_t i = 0; i < MB_FP4_BLOCK / 2 * MB_STRIP * 2; i++) {
         const int64_t pair = i / (2 * MB_STRIP), column = i / 2 % MB_STRIP, half = i % 2;
@@ -57,20 +59,20 @@ static void expand_any_block(const uint8_t *block, uint8_t *to)
         const int nibble = (int)(pair % 2 * 2 + column / 16);
         const uint8_t code = (uint8_t)(lane[nibble / 2] >> (nibble % 2 * 4) & 15);
         const uint8_t exponent = (uint8_t)(MB_FP4_TOP - block[1024 + pair / 16 * MB_STRIP + column]);
-        const uint16_t value = (uint16_t)(mb_bits(mb_from_fp4(code & 7 ? code : 0, exponent)) >> 16);
+        const uint16_t value = (uint16_t)(mb_bits(mb_from_fp4(code & 7 || signed_zeros ? code : 0, exponent)) >> 16);
         memcpy(to + i * 2, &value, sizeof value);
     }
 }
 
-void mb_expand_fp4(const uint8_t *blocks, int64_t pairs, uint8_t *to)
+void mb_expand_fp4(const uint8_t *blocks, int64_t pairs, bool signed_zeros, uint8_t *to)
 {
     for (int64_t p = 0; p < pairs; p += MB_FP4_BLOCK / 2, blocks += MB_FP4_BLOCK_BYTES, to += 64 * MB_FP4_BLOCK) {
         const __mmask64 high =
             _mm512_cmpgt_epu8_mask(_mm512_loadu_si512(blocks + 1024), _mm512_set1_epi8((char)MB_FP4_TOP));
         if (high) {
-            expand_any_block(blocks, to);
+            expand_any_block(blocks, signed_zeros, to);
         } else {
-            expand_block(blocks, to);
+            expand_block(blocks, signed_zeros, to);
         }
     }
 }

@@ -15,7 +15,7 @@ static void finish_row(const struct mb_gate_up_call *call, const float *sums, in
         const float *from = sums + (gated ? MB_STRIP : 0) + c;
         _mm512_storeu_ps(up + c, mb_add_bias(_mm512_loadu_ps(from), call->up_bias, n + c, mask));
     }
-    mb_activation_apply(call->activation, gated ? gate : NULL, up, h, columns);
+    mb_avx512bf16_activate(call->activation, gated ? gate : NULL, up, h, columns);
     for (int64_t c = 0; c < columns; c += 16) {
         const __mmask16 mask = mb_first(columns - c);
         const __m512 value = mb_one_nan16(_mm512_maskz_loadu_ps(mask, h + c));

@@ -26,11 +26,10 @@
 enum {
     MB_STRIP = 32,
     MB_PANEL = 64,
-    MB_CHUNK = 2048, // inputs walked at a time: a panel's part of them stays in the second-level cache
+    MB_CHUNK = 1024, // inputs walked at a time: a panel's part of them stays in the second-level cache
     MB_CHUNK_PAIRS = MB_CHUNK / 2,
     MB_X_STRIDE = MB_CHUNK_PAIRS + 16, // pairs between rows of scratch; the offset spreads them over cache sets
-    MB_ROWS = 96,                      // rows that share a chunk
-    MB_FEW = 12,                       // up to so many rows lie in scratch with all their inputs
+    MB_ROWS = 192,                     // rows that share a chunk
     MB_FP8_PAIRS = 64,                 // a group of 128 inputs
     MB_FP4_BLOCK = 64,
     MB_FP4_BLOCK_BYTES = 17 * 64,
@@ -71,7 +70,7 @@ static inline int64_t mb_panel_columns(const struct mb_packing *packing) { retur
 struct mb_span {
     const uint8_t *weights[2]; // of each strip
     int64_t pairs;
-    const uint32_t *x;      // row r at x + r * MB_X_STRIDE, pairs with k + 1 in the low half; float32: 2 * MB_X_STRIDE
+    const uint32_t *x;      // row r at x + r * MB_X_STRIDE, pairs turned; float32 rows: r * 2 * MB_X_STRIDE
     float *sums;            // [rows][MB_PANEL]
     const float *scales[2]; // FP8: of the groups
     const float *full[2];   // FP8: of the columns
@@ -138,23 +137,16 @@ typedef void (*mb_tile)(const struct mb_span *span);
 enum { MB_TILE_ROWS = 12, MB_WIDE_ROWS = 6 };
 extern const mb_tile mb_tiles_bf16[2][MB_TILE_ROWS + 1], mb_tiles_fp8[2][MB_TILE_ROWS + 1];
 extern const mb_tile mb_tiles_fp4[2][MB_TILE_ROWS + 1];
-// bf16 pairs in scratch with FP8's groups and scales.
+// FP8 expanded to bf16 pairs.
 extern const mb_tile mb_tiles_expanded_fp8[MB_WIDE_ROWS + 1];
 // float32 rows on bf16 pairs: [scaled][products and sums rounded separately].
 extern const mb_tile mb_tiles_f32[2][2][MB_WIDE_ROWS + 1];
 
 // expand.c: a chunk of a strip as bf16 pairs, 128 bytes each.
 void mb_expand_fp8(const uint8_t *codes, int64_t pairs, uint8_t *to);
-// Any exponents; `pairs` up to the strip's end, blocks whole.
-void mb_expand_fp4(const uint8_t *blocks, int64_t pairs, uint8_t *to);
-
-// Scratch of a call.
-struct mb_scratch_parts {
-    uint32_t *x;
-    uint8_t *expanded; // two strips of MB_CHUNK_PAIRS pairs
-    float *sums;       // [panels in flight][MB_ROWS][MB_PANEL]
-    float *activated;  // [MB_PANEL]
-};
+// Any exponents; blocks are whole. The tiles that decode in registers take -0 for 0, which only shows where a sum has
+// become -0 by underflow; what bf16 rows meet must do the same, whatever their number.
+void mb_expand_fp4(const uint8_t *blocks, int64_t pairs, bool signed_zeros, uint8_t *to);
 
 // panel.c: what gate_up and project have in common: sums of panels [p0, p1) for all rows, given to `finish` row block
 // by row block.
@@ -173,6 +165,9 @@ size_t mb_walk_scratch(const struct mb_packing *packing, int64_t m);
 
 size_t mb_avx512bf16_packed_bytes(const struct mb_packing *packing);
 void mb_avx512bf16_pack(const struct mb_packing *packing, void *packed, const struct mb_piece *piece);
+// mb_activation_apply in wide vectors.
+void mb_avx512bf16_activate(const struct mb_activation *activation, const float *gate, const float *up, float *out,
+                            int64_t n);
 void mb_avx512bf16_gate_up(const struct mb_gate_up_call *call);
 void mb_avx512bf16_project(const struct mb_project_call *call);
 

@@ -4,8 +4,8 @@
 #include "kernels/avx512bf16/layout.h"
 
 // One chain each over `pairs` pairs from pair p0 on.
-MB_INLINE void chains(const int rows, const int strips, const bool ahead, const struct mb_span *span, int64_t p0,
-                      int64_t pairs, __m512 sum[MB_TILE_ROWS][4])
+MB_INLINE void chains(const int rows, const int strips, const struct mb_span *span, int64_t p0, int64_t pairs,
+                      __m512 sum[MB_TILE_ROWS][4])
 {
     const uint8_t *w0 = span->weights[0] + p0 * 128, *w1 = span->weights[strips - 1] + p0 * 128;
     const uint32_t *x = span->x + p0;
@@ -13,7 +13,7 @@ MB_INLINE void chains(const int rows, const int strips, const bool ahead, const 
         __m512i w[4];
         for (int v = 0; v < 2 * strips; v++) {
             const uint8_t *line = (v < 2 ? w0 : w1) + 64 * (v % 2);
-            if (ahead) _mm_prefetch((const char *)line + MB_AHEAD, _MM_HINT_T0);
+            _mm_prefetch((const char *)line + MB_AHEAD, _MM_HINT_T0);
             w[v] = _mm512_loadu_si512(line);
         }
         MB_UNROLL for (int r = 0; r < rows; r++)
@@ -31,7 +31,7 @@ MB_INLINE void plain(const int rows, const int strips, const struct mb_span *spa
     {
         MB_UNROLL for (int v = 0; v < 2 * strips; v++) sum[r][v] = _mm512_loadu_ps(span->sums + r * MB_PANEL + 16 * v);
     }
-    chains(rows, strips, true, span, 0, span->pairs, sum);
+    chains(rows, strips, span, 0, span->pairs, sum);
     MB_UNROLL for (int r = 0; r < rows; r++)
     {
         MB_UNROLL for (int v = 0; v < 2 * strips; v++) _mm512_storeu_ps(span->sums + r * MB_PANEL + 16 * v, sum[r][v]);
@@ -46,7 +46,7 @@ MB_INLINE void grouped(const int rows, const struct mb_span *span)
         {
             MB_UNROLL for (int v = 0; v < 4; v++) sum[r][v] = _mm512_setzero_ps();
         }
-        chains(rows, 2, false, span, p, mb_min(MB_FP8_PAIRS, span->pairs - p), sum);
+        chains(rows, 2, span, p, mb_min(MB_FP8_PAIRS, span->pairs - p), sum);
         MB_UNROLL for (int v = 0; v < 4; v++) scale[v] = mb_scale(span, v / 2, g, v % 2);
         MB_UNROLL for (int r = 0; r < rows; r++)
         {
@@ -68,7 +68,10 @@ MB_INLINE void grouped(const int rows, const struct mb_span *span)
 WIDE(1)
 WIDE(2)
 WIDE(3)
-WIDE(4) WIDE(5) WIDE(6) NARROW(4) NARROW(5) NARROW(6) NARROW(7) NARROW(8) NARROW(9) NARROW(10) NARROW(11) NARROW(12)
+WIDE(4)
+WIDE(5)
+WIDE(6)
+NARROW(4) NARROW(5) NARROW(6) NARROW(7) NARROW(8) NARROW(9) NARROW(10) NARROW(11) NARROW(12)
 
     const mb_tile mb_tiles_bf16[2][MB_TILE_ROWS + 1] = {
         {[4] = narrow_4, narrow_5, narrow_6, narrow_7, narrow_8, narrow_9, narrow_10, narrow_11, narrow_12},

@@ -69,16 +69,18 @@ MB_INLINE void tile(const int rows, const bool scaled, const bool separate, cons
 TILES(1)
 TILES(2)
 TILES(3)
-TILES(4) TILES(5) TILES(6)
+TILES(4)
+TILES(5)
+TILES(6)
 
-    const mb_tile mb_tiles_f32[2][2][MB_WIDE_ROWS + 1] = {
-        {{[1] = fused_1, fused_2, fused_3, fused_4, fused_5, fused_6},
-         {[1] = separate_1, separate_2, separate_3, separate_4, separate_5, separate_6}},
-        {{[1] = scaled_fused_1, scaled_fused_2, scaled_fused_3, scaled_fused_4, scaled_fused_5, scaled_fused_6},
-         {[1] = scaled_separate_1,
-          scaled_separate_2,
-          scaled_separate_3,
-          scaled_separate_4,
-          scaled_separate_5,
-          scaled_separate_6}},
+const mb_tile mb_tiles_f32[2][2][MB_WIDE_ROWS + 1] = {
+    {{[1] = fused_1, fused_2, fused_3, fused_4, fused_5, fused_6},
+     {[1] = separate_1, separate_2, separate_3, separate_4, separate_5, separate_6}},
+    {{[1] = scaled_fused_1, scaled_fused_2, scaled_fused_3, scaled_fused_4, scaled_fused_5, scaled_fused_6},
+     {[1] = scaled_separate_1,
+      scaled_separate_2,
+      scaled_separate_3,
+      scaled_separate_4,
+      scaled_separate_5,
+      scaled_separate_6}},
 };
