@@ -187,6 +187,18 @@ static bool write_ranges(const struct mb_hf_source *source, const struct layer_k
     return true;
 }
 
+static moeblock_status no_layer(const struct mb_hf_source *source, const struct layer_keys *keys)
+{
+    for (int64_t layer = 0; layer < keys->count; layer++)
+        if (kind_of(source, keys, layer) == MB_HF_HASHED)
+            return mb_fail(source->error, MOEBLOCK_UNSUPPORTED,
+                           "%s: all MoE layers of this %s take their experts from a table of token ids, which moeblock "
+                           "does not compute",
+                           source->name, source->model_type);
+    return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: none of the %lld layers of this %s is MoE",
+                   source->name, (long long)keys->count, source->model_type);
+}
+
 moeblock_status mb_hf_choose_layer(struct mb_hf_source *source, int64_t layer, int64_t count, char *list,
                                    size_t capacity)
 {
@@ -195,26 +207,24 @@ moeblock_status mb_hf_choose_layer(struct mb_hf_source *source, int64_t layer, i
     write_ranges(source, &keys, MB_HF_MOE, list, capacity);
     char shown[512];
     if (!write_ranges(source, &keys, MB_HF_MOE, shown, sizeof shown)) snprintf(shown, sizeof shown, "too many to list");
-    if (layer < 0) {
-        for (layer = 0; layer < count && kind_of(source, &keys, layer) != MB_HF_MOE;) layer++;
-        if (layer == count)
-            return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: none of the %lld layers of this %s is MoE",
-                           source->name, (long long)count, source->model_type);
-    }
+    int64_t first = 0;
+    while (first < count && kind_of(source, &keys, first) != MB_HF_MOE) first++;
+    if (first == count) return no_layer(source, &keys);
+    if (layer < 0) layer = first;
     if (layer >= count)
         return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG,
                        "%s: layer %lld was asked for, this %s has %lld layers; the MoE layers are %s", source->name,
-                       (long long)layer, source->model_type, (long long)count, shown[0] ? shown : "none");
+                       (long long)layer, source->model_type, (long long)count, shown);
     const enum mb_hf_layer_kind kind = kind_of(source, &keys, layer);
     if (kind == MB_HF_HASHED)
         return mb_fail(source->error, MOEBLOCK_UNSUPPORTED,
                        "%s: layer %lld of this %s takes its experts from a table of token ids, which moeblock does not "
                        "compute; the layers that it does are %s",
-                       source->name, (long long)layer, source->model_type, shown[0] ? shown : "none");
+                       source->name, (long long)layer, source->model_type, shown);
     if (kind == MB_HF_DENSE)
         return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG,
                        "%s: layer %lld of this %s is dense; the MoE layers are %s", source->name, (long long)layer,
-                       source->model_type, shown[0] ? shown : "none");
+                       source->model_type, shown);
     source->layer = layer;
     return MOEBLOCK_OK;
 }

@@ -79,6 +79,9 @@ moeblock_status mb_hf_wrong(const struct mb_hf_source *source, const char *key, 
 {
     char text[80];
     describe(found, text);
+    if (!source->family)
+        return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: %s is %s, expected %s", source->name, key, text,
+                       expected);
     return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: %s (%s) is %s, expected %s", source->name, key,
                    source->model_type, text, expected);
 }
@@ -87,7 +90,8 @@ moeblock_status mb_hf_wrong(const struct mb_hf_source *source, const char *key, 
 static moeblock_status at_layer(const struct mb_hf_source *source, const char *key, const json_t **value)
 {
     if (!json_is_array(*value)) return MOEBLOCK_OK;
-    if (source->layer < 0 || (size_t)source->layer >= json_array_size(*value)) {
+    if (source->layer < 0) return mb_hf_wrong(source, key, *value, "one value for all layers");
+    if ((size_t)source->layer >= json_array_size(*value)) {
         char expected[64];
         snprintf(expected, sizeof expected, "an entry for layer %lld", (long long)source->layer);
         return mb_hf_wrong(source, key, *value, expected);
