@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "config/roles.h"
+#include "config/schema.h"
 
 #define NO_ROLE MB_ROLES
 
@@ -108,10 +109,14 @@ static moeblock_status check_format(const moeblock_config *config, enum mb_role 
                                     moeblock_error *error)
 {
     const char *found = mb_format_table[matrix->format].name;
+    const bool announced = config->given[mb_schema_row_of(config, config->format)] == MB_FROM_MODEL;
     if (mb_roles[role].owner != MB_OWNER_ROUTED || !strcmp(config->format, "auto") || !strcmp(config->format, found))
         return MOEBLOCK_OK;
-    return mb_fail(error, MOEBLOCK_INVALID_FILE, "tensor '%.300s' is stored as %s, weights.format expects %s",
-                   matrix->codes.name, found, config->format);
+    return mb_fail(
+        error, MOEBLOCK_INVALID_FILE,
+        "tensor '%.300s' is stored as %s, weights.format expects %s%s; with --set weights.format=auto any one "
+        "format will do that all routed experts of the layer share",
+        matrix->codes.name, found, config->format, announced ? " (from quantization_config)" : "");
 }
 
 static moeblock_status find_scales(const moeblock_config *config, moeblock_weights *weights, enum mb_role role,

@@ -2,6 +2,7 @@
 """`moeblock run` on golden cases: numbers checked again here, inputs and outputs of every kind."""
 import json
 import os
+import shutil
 
 from cli_support import CliTest, content, environment, main, read_npy, relative_rms, run, write_npy
 
@@ -49,6 +50,23 @@ class Golden(CliTest):
                      "granitemoe-bf16", "nemotron_h-f32"):
             with self.subTest(case):
                 self.check(case)
+
+    def test_weights_dequantised_beside_an_old_config(self):
+        folder, facts = self.golden(BF16)
+        self.check(BF16)
+        before, copy = content(self.path("y.npy")), self.path("copy")
+        shutil.copytree(folder, copy)
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            config = json.load(file)
+        config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
+        with open(os.path.join(copy, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        arguments = ["run", copy, "--layer", facts["layer"], "--input", os.path.join(folder, "input.npy"), "--output",
+                     self.path("z.npy")]
+        self.fail_with(65, ["stored as bf16", "expects fp8 (from quantization_config)", "--set weights.format=auto"],
+                       *arguments)
+        self.succeed(*arguments, "--set", "weights.format=auto")
+        self.assertEqual(content(self.path("z.npy")), before)
 
     def test_options_do_not_change_the_bytes(self):
         self.check(BF16)

@@ -425,7 +425,8 @@ static void test_errors(void **state)
     c = make_checkpoint(config, MB_FORMAT_BF16);
     assert_not_found(config, c, MB_PROJ_DOWN, MOEBLOCK_INVALID_FILE,
                      "tensor 'model.layers.7.mlp.experts.1.down_proj.weight' is stored as bf16, weights.format expects "
-                     "fp8");
+                     "fp8; with --set weights.format=auto any one format will do that all routed experts of the layer "
+                     "share");
     float values[EXPERTS + 1];
     moeblock_error error = {MOEBLOCK_OK, ""};
     assert_int_equal(mb_role_floats(config, c->weights, MB_ROLE_ROUTER, 7, EXPERTS, values, &error),
