@@ -53,7 +53,7 @@ static void choose_floats(const moeblock_config *config, int64_t layer, const mo
                           struct cli_values *out)
 {
     static const enum mb_role around_one[] = {MB_ROLE_INPUT_SCALE, MB_ROLE_PER_EXPERT_SCALE, MB_ROLE_LATENT_IN_NORM,
-                                              MB_ROLE_LATENT_OUT_NORM};
+                                              MB_ROLE_LATENT_OUT_NORM, MB_ROLE_OUT_NORM};
     for (size_t i = 0; i < sizeof around_one / sizeof *around_one; i++) {
         if (!has_role(config, around_one[i], layer, tensor->name)) continue;
         const bool norm = around_one[i] == MB_ROLE_LATENT_IN_NORM || around_one[i] == MB_ROLE_LATENT_OUT_NORM;

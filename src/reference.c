@@ -185,6 +185,19 @@ static moeblock_status add_shared(struct mb_reference *r, const float *rows, con
     return MOEBLOCK_OK;
 }
 
+// y = y / sqrt(mean(y^2) + eps) * weight, row by row.
+static moeblock_status norm_output(struct mb_reference *r, float *y)
+{
+    float *weight;
+    MB_TRY(mb_reference_vector(r, MB_ROLE_OUT_NORM, r->hidden, &weight));
+    for (int64_t t = 0; weight && t < r->tokens; t++) {
+        float *row = y + t * r->hidden;
+        mb_reference_rms_norm(row, r->hidden, r->config->rms_norm_eps);
+        for (int64_t i = 0; i < r->hidden; i++) row[i] = mb_one_nan(row[i] * weight[i]);
+    }
+    return MOEBLOCK_OK;
+}
+
 // What the shared expert reads: the rounded rows of x, or those of aux.
 static moeblock_status shared_rows(struct mb_reference *r, const float *aux, float **rows)
 {
@@ -212,9 +225,11 @@ static moeblock_status compute_block(struct mb_reference *r, const float *x, con
         MB_TRY(mb_reference_route(r, x, aux, ids, w, ids_out, w_out));
         MB_TRY(compute_routed(r, rows, x, ids, w, y));
     }
-    if (!config->shared_enabled) return MOEBLOCK_OK;
-    MB_TRY(shared_rows(r, aux, &rows));
-    return add_shared(r, rows, x, y);
+    if (config->shared_enabled) {
+        MB_TRY(shared_rows(r, aux, &rows));
+        MB_TRY(add_shared(r, rows, x, y));
+    }
+    return norm_output(r, y);
 }
 
 moeblock_status mb_reference(moeblock_context *context, const moeblock_config *config, moeblock_weights *weights,

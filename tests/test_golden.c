@@ -15,10 +15,11 @@
 #include "support/golden.h"
 
 // What may not be skipped: the families of this release in f32, f16, bf16, and the two quantised formats.
-static const char *const required[] = {"deepseek_v2",    "deepseek_v3",      "gpt_oss",    "mixtral",      "qwen2_moe",
-                                       "qwen3_moe",      "qwen3_next",       "glm4_moe",   "olmoe",        "llama4",
-                                       "granitemoe",     "granitemoeshared", "minimax_m2", "ernie4_5_moe", "dots1",
-                                       "hunyuan_v1_moe", "granitemoehybrid", NULL};
+static const char *const required[] = {
+    "deepseek_v2", "deepseek_v3",  "gpt_oss", "mixtral",        "qwen2_moe",        "qwen3_moe",
+    "qwen3_next",  "glm4_moe",     "olmoe",   "llama4",         "granitemoe",       "granitemoeshared",
+    "minimax_m2",  "ernie4_5_moe", "dots1",   "hunyuan_v1_moe", "granitemoehybrid", "axk1",
+    NULL};
 static const char *const other_formats[] = {"gptq", "awq", "int4", "mxfp8", "nvfp4", "compressed-tensors", NULL};
 
 static bool is_required(const struct golden_case *golden)

@@ -167,6 +167,12 @@ static void gated_shared_expert(void **state)
     check_meshes("qwen2_moe-bf16", NULL, 0);
 }
 
+static void norm_of_the_output(void **state)
+{
+    (void)state;
+    check_meshes("axk1-bf16", NULL, 0);
+}
+
 static void latent_experts(void **state)
 {
     (void)state;
@@ -338,6 +344,7 @@ int main(void)
         cmocka_unit_test(gpt_oss),
         cmocka_unit_test(weight_on_input),
         cmocka_unit_test(gated_shared_expert),
+        cmocka_unit_test(norm_of_the_output),
         cmocka_unit_test(latent_experts),
         cmocka_unit_test(null_experts),
         cmocka_unit_test(chunks),

@@ -126,7 +126,7 @@ MOEBLOCK_API moeblock_status moeblock_forward(const moeblock_block *block, moebl
                                               moeblock_error *error);
 
 // The routed experts alone on given ids and weights [tokens, k] (id -1: an empty slot): no router, no shared
-// expert, no scale on the routed output. `k` need not be the configuration's.
+// expert, no scale on the routed output, no norm of the output. `k` need not be the configuration's.
 MOEBLOCK_API moeblock_status moeblock_block_forward_experts(const moeblock_block *block, moeblock_workspace *workspace,
                                                             const moeblock_array *x, const int32_t *ids,
                                                             const float *weights, int64_t k, moeblock_array *y,

@@ -34,6 +34,7 @@ struct mb_weight_set {
     struct mb_latent *latent;
     struct mb_shared_factors *shared_gate; // or mixing coefficients
     float *output_bias;                    // [routed output width]
+    float *out_norm;                       // [hidden], NULL: none
     size_t packed_bytes, expert_packed_bytes;
 };
 
@@ -104,6 +105,7 @@ struct mb_backend {
     moeblock_status (*compute_shared)(struct mb_run *run);
     moeblock_status (*combine)(struct mb_run *run);
     moeblock_status (*add_shared)(struct mb_run *run);
+    moeblock_status (*norm_output)(struct mb_run *run);
     moeblock_status (*scatter_output)(struct mb_run *run);
 };
 

@@ -78,7 +78,7 @@ struct moeblock_config {
     int64_t hidden_size, num_experts, num_experts_per_tok;
     int64_t num_layers;       // 0: unknown
     char moe_layers[MB_TEXT]; // "3-60" or "1,3,5"; empty: unknown or all
-    double rms_norm_eps;      // of the latent's norms
+    double rms_norm_eps;      // of the latent's norms and the output norm
 
     bool tp_enabled;
     int64_t tp_axis;
@@ -87,6 +87,7 @@ struct moeblock_config {
 
     struct mb_router_config router;
     char expert_type[64]; // "distributed" ("throughput" is the same), or a registered name
+    bool out_norm;        // RMSNorm of routed + shared
     bool routed_enabled;
     struct mb_ffn_config routed;
     bool output_bias;                     // one bias [H] added once to the routed sum

@@ -40,6 +40,7 @@ static bool shared_up_bias(const moeblock_config *c) { return shared_up(c) && c-
 static bool shared_down_bias(const moeblock_config *c) { return shared(c) && c->shared.bias; }
 static bool shared_sigmoid(const moeblock_config *c) { return shared(c) && c->shared_gate == MB_SHARED_SIGMOID; }
 static bool mix_coefficient(const moeblock_config *c) { return shared(c) && c->mix == MB_MIX_SOFTMAX_COEF; }
+static bool out_norm(const moeblock_config *c) { return c->out_norm; }
 static bool latent(const moeblock_config *c) { return c->routed_enabled && c->latent_size > 0; }
 static bool latent_bias(const moeblock_config *c) { return latent(c) && c->latent_bias; }
 static bool latent_in_norm(const moeblock_config *c) { return latent(c) && c->latent_in_norm; }
@@ -79,6 +80,7 @@ const struct mb_role_info mb_roles[MB_ROLES] = {
     ROLE(LATENT_OUT_NORM, "latent_out_norm", BLOCK, LATENT, NONE, latent_out_norm),
     ROLE(MIX_COEFFICIENT, "mix_coefficient", BLOCK, TWO, HIDDEN, mix_coefficient),
     ROLE(MIX_COEFFICIENT_BIAS, "mix_coefficient_bias", BLOCK, TWO, NONE, mix_coefficient),
+    ROLE(OUT_NORM, "out_norm", BLOCK, HIDDEN, NONE, out_norm),
 };
 
 int64_t mb_extent(const moeblock_config *config, enum mb_extent extent)

@@ -69,6 +69,7 @@ static bool routed_clamp(const moeblock_config *c) { return routed(c) && c->rout
 static bool routed_oai(const moeblock_config *c) { return routed(c) && is_kind(&c->routed.activation, "swiglu_oai"); }
 static bool routed_situ(const moeblock_config *c) { return routed(c) && is_kind(&c->routed.activation, "situ"); }
 static bool latent(const moeblock_config *c) { return routed(c) && c->latent_size > 0; }
+static bool normed(const moeblock_config *c) { return latent(c) || c->out_norm; }
 static bool shared(const moeblock_config *c) { return c->shared_enabled; }
 static bool shared_clamp(const moeblock_config *c) { return shared(c) && c->shared.activation.clamp != MB_CLAMP_NONE; }
 static bool shared_oai(const moeblock_config *c) { return shared(c) && is_kind(&c->shared.activation, "swiglu_oai"); }
@@ -106,7 +107,7 @@ const struct mb_schema_row mb_schema[] = {
      .help = "Which layers hold a block, such as \"3-60\" or \"1,3,5\"; empty: unknown, or all."},
     {TEXT("model.model_type", model_type, 0), .help = "The family's name in its config.json. Free text here."},
     {NUMBER("model.rms_norm_eps", rms_norm_eps, 0, 1), .fallback = "1e-6",
-     .help = "Epsilon of the norms of the latent path.", .matters = latent},
+     .help = "Epsilon of the norms of the latent path and of experts.out_norm.", .matters = normed},
 
     {INT("layer_index", layer_index, -1, LAYERS_MAX), .fallback = "-1", .matters = layer_known,
      .help = "The layer to load where the caller names none; -1 stands for none.", .aliases = ALSO("weights.layer_index")},
@@ -190,6 +191,8 @@ const struct mb_schema_row mb_schema[] = {
 
     {TEXT("experts.type", expert_type, 1), .fallback = "\"distributed\"",
      .help = "distributed (throughput is the same), or a registered name, which then reads experts.config."},
+    {FLAG("experts.out_norm", out_norm),
+     .help = "RMSNorm with a stored weight [H] on the block's output, routed and shared together."},
     {BOOL("experts.distributed.enabled", routed_enabled), .fallback = "true",
      .help = "Whether the routed experts run. experts.distributed may be true or false instead of an object.",
      .aliases = ALSO("experts.distributed")},
@@ -316,6 +319,7 @@ const struct mb_schema_row mb_schema[] = {
     NAME(MB_ROLE_LATENT_OUT_NORM, "latent_out_norm", "mlp.latent_out_norm.weight", "Norm weight [L]."),
     NAME(MB_ROLE_MIX_COEFFICIENT, "mix_coefficient", "mlp.coefficient.weight", "Coefficients of routed and shared [2, H]."),
     NAME(MB_ROLE_MIX_COEFFICIENT_BIAS, "mix_coefficient_bias", "mlp.coefficient.bias", "Bias [2]."),
+    NAME(MB_ROLE_OUT_NORM, "out_norm", "post_mlp_layernorm.weight", "Norm weight of the output [H]."),
 
     IGNORED("memory_config", "Placed tensors in the memories of the original hardware.", "memory_configs",
             "output_memory_config", "router.config.memory_config", "router.config.output_memory_config",

@@ -39,6 +39,7 @@ enum mb_role {
     MB_ROLE_LATENT_OUT_NORM, // [L]
     MB_ROLE_MIX_COEFFICIENT, // mix_coefficient [2, H]
     MB_ROLE_MIX_COEFFICIENT_BIAS,
+    MB_ROLE_OUT_NORM, // out_norm [H]
     MB_ROLES
 };
 

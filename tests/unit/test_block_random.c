@@ -145,6 +145,7 @@ static void describe(char text[TEXT], enum mb_format format, int experts, int k)
         add_members(text, shared_members, COUNT(shared_members));
         add(text, "}");
     }
+    if (next_random(4) == 0) add(text, ", \"out_norm\": true");
     if (next_random(4) == 0 && !strstr(text, "null_experts")) { // null experts return rows of H, not of the latent
         add(text, ", \"latent\": {\"size\": %d", width(format, 64));
         add_members(text, latent_members, COUNT(latent_members));

@@ -117,10 +117,19 @@ static void golden_in_their_own_type(void **state)
 
 // Every tensor of such a block holds one number (the router one a class); roles without a value are not needed.
 static const float numbers[MB_ROLES] = {
-    [MB_ROLE_UP] = 1.5f,          [MB_ROLE_DOWN] = 1.25f,       [MB_ROLE_OUTPUT_BIAS] = 0.3f,
-    [MB_ROLE_SHARED_UP] = 0.7f,   [MB_ROLE_SHARED_DOWN] = 1.1f, [MB_ROLE_SHARED_SIGMOID] = -0.4f,
-    [MB_ROLE_LATENT_DOWN] = 0.9f, [MB_ROLE_LATENT_UP] = 1.7f,   [MB_ROLE_LATENT_IN_NORM] = 0.2f,
-    [MB_ROLE_UP_BIAS] = 0.01f,    [MB_ROLE_DOWN_BIAS] = 0.02f,  [MB_ROLE_LATENT_OUT_NORM] = 1.3f,
+    [MB_ROLE_UP] = 1.5f,
+    [MB_ROLE_DOWN] = 1.25f,
+    [MB_ROLE_OUTPUT_BIAS] = 0.3f,
+    [MB_ROLE_SHARED_UP] = 0.7f,
+    [MB_ROLE_SHARED_DOWN] = 1.1f,
+    [MB_ROLE_SHARED_SIGMOID] = -0.4f,
+    [MB_ROLE_LATENT_DOWN] = 0.9f,
+    [MB_ROLE_LATENT_UP] = 1.7f,
+    [MB_ROLE_LATENT_IN_NORM] = 0.2f,
+    [MB_ROLE_OUT_NORM] = 1.6f,
+    [MB_ROLE_UP_BIAS] = 0.01f,
+    [MB_ROLE_DOWN_BIAS] = 0.02f,
+    [MB_ROLE_LATENT_OUT_NORM] = 1.3f,
 };
 static const float router[] = {0.5f, 0.25f}, coefficient[] = {0.6f, -0.2f}, coefficient_bias[] = {0.1f, 0.3f};
 static const float x = 1.00390625f * 1.0009765625f; // no bfloat16
@@ -128,7 +137,8 @@ static const float x = 1.00390625f * 1.0009765625f; // no bfloat16
 static bool is_vector(enum mb_role role)
 {
     return role == MB_ROLE_OUTPUT_BIAS || role == MB_ROLE_LATENT_IN_NORM || role == MB_ROLE_LATENT_OUT_NORM ||
-           role == MB_ROLE_UP_BIAS || role == MB_ROLE_DOWN_BIAS || role == MB_ROLE_MIX_COEFFICIENT_BIAS;
+           role == MB_ROLE_UP_BIAS || role == MB_ROLE_DOWN_BIAS || role == MB_ROLE_MIX_COEFFICIENT_BIAS ||
+           role == MB_ROLE_OUT_NORM;
 }
 
 static size_t list_tensors(const moeblock_config *config, moeblock_tensor *tensors)
@@ -266,6 +276,17 @@ static void latent_projections(void **state)
                 to_bf16(up * to_bf16(normed(sum * 3.0f, 1.0f + 1.3f))));
 }
 
+static void norm_of_the_output(void **state)
+{
+    (void)state;
+    const float routed = mb_sigmoid(0.5f * x) * expert(to_bf16(x), 1.5f, 1.25f);
+    const float shared = expert(to_bf16(x), 0.7f, 1.1f);
+    assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, "", "", ", \"out_norm\": true"), normed(routed, 1.6f));
+    assert_bits(
+        compute(MOEBLOCK_COMPUTE_BF16, 1, "", "", ", \"out_norm\": true, \"shared\": {\"intermediate_size\": 1}"),
+        normed(routed + shared, 1.6f));
+}
+
 static void shared_expert_alone(void **state)
 {
     (void)state;
@@ -285,6 +306,7 @@ int main(void)
         cmocka_unit_test(null_experts_take_the_unrounded_x),
         cmocka_unit_test(scale_before_output_bias_before_shared),
         cmocka_unit_test(latent_projections),
+        cmocka_unit_test(norm_of_the_output),
         cmocka_unit_test(shared_expert_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

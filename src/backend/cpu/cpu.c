@@ -22,6 +22,7 @@ const struct mb_backend mb_backend_cpu = {
     .compute_shared = mb_cpu_compute_shared,
     .combine = mb_cpu_combine,
     .add_shared = mb_cpu_add_shared,
+    .norm_output = mb_cpu_norm_output,
     .scatter_output = mb_cpu_scatter_output,
 };
 

@@ -69,7 +69,7 @@ struct mb_buffers {
     float *routed_all, *routed_full; // latent on tp > 1: gathered parts, [n][L]
     float *lifted;                   // [n][own H]: the routed part at the hidden size (routed itself without a latent)
     float *shared;                   // [n][own H]
-    char *y_mine, *y_all;            // tp > 1: own columns of y in its dtype, all parts
+    char *y_mine, *y_all;            // tp > 1: own columns of y in its dtype, all parts; [n][H] floats each
 
     struct mb_item *items; // inner work list
     size_t scratch_bytes;  // per worker
@@ -133,6 +133,7 @@ moeblock_status mb_cpu_compute_experts(struct mb_run *run);
 moeblock_status mb_cpu_compute_shared(struct mb_run *run);
 moeblock_status mb_cpu_combine(struct mb_run *run);
 moeblock_status mb_cpu_add_shared(struct mb_run *run);
+moeblock_status mb_cpu_norm_output(struct mb_run *run);
 moeblock_status mb_cpu_scatter_output(struct mb_run *run);
 
 #endif

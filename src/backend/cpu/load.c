@@ -169,6 +169,16 @@ static moeblock_status load_experts(const moeblock_block *block, moeblock_weight
     return packing.status;
 }
 
+// NULL where the description does not call for it.
+static moeblock_status load_vector(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                                   enum mb_role role, int64_t count, float **out, moeblock_error *error)
+{
+    if (!mb_role_wanted(block->config, role)) return MOEBLOCK_OK;
+    *out = mb_alloc(&block->context->allocator, (size_t)count * sizeof **out);
+    if (!*out) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading %s: no memory", mb_role_key(role));
+    return mb_role_floats(block->config, weights, role, layer, count, *out, error);
+}
+
 static moeblock_status load_rest(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
                                  struct mb_weight_set *set, moeblock_error *error)
 {
@@ -179,13 +189,8 @@ static moeblock_status load_rest(const moeblock_block *block, moeblock_weights *
         set->packed_bytes += mb_latent_packed_bytes(set->latent);
     }
     MB_TRY(mb_shared_gate_load(block->context, config, weights, layer, &set->shared_gate, error));
-    if (config->routed_enabled && config->output_bias) {
-        set->output_bias = mb_alloc(&block->context->allocator, (size_t)block->routed_width * sizeof(float));
-        if (!set->output_bias) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the output bias: no memory");
-        MB_TRY(
-            mb_role_floats(config, weights, MB_ROLE_OUTPUT_BIAS, layer, block->routed_width, set->output_bias, error));
-    }
-    return MOEBLOCK_OK;
+    MB_TRY(load_vector(block, weights, layer, MB_ROLE_OUTPUT_BIAS, block->routed_width, &set->output_bias, error));
+    return load_vector(block, weights, layer, MB_ROLE_OUT_NORM, config->hidden_size, &set->out_norm, error);
 }
 
 moeblock_status mb_cpu_load(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
@@ -217,5 +222,6 @@ void mb_cpu_unload(const moeblock_block *block, struct mb_weight_set *set)
     mb_latent_destroy(set->latent);
     mb_shared_gate_destroy(set->shared_gate);
     mb_free(&block->context->allocator, set->output_bias);
+    mb_free(&block->context->allocator, set->out_norm);
     mb_free(&block->context->allocator, set);
 }

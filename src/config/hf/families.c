@@ -67,6 +67,7 @@ static const struct mb_hf_expert clamped_before = {.activation = NULL, .clamp = 
 static const struct mb_hf_expert clamped_after = {
     .activation = NULL, .clamp = MB_CLAMP_AFTER, .shared_own_limit = true};
 static const struct mb_hf_expert ungated = {.activation = NULL, .ungated = true};
+static const struct mb_hf_expert normed_output = {.activation = NULL, .out_norm = true};
 static const struct mb_hf_expert bias_on_sum = {.activation = NULL, .output_bias = true};
 
 // Text keys whose value counts, with all the values that are known.
@@ -107,6 +108,11 @@ static const struct mb_hf_need count_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SHARED_COUNT}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
 static const struct mb_hf_need scaled_count_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SHARED_COUNT}, {MB_HF_ALWAYS, MB_HF_SCALE}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
+static const struct mb_hf_need axk1_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_COUNT},
+                                               {MB_HF_ALWAYS, MB_HF_SCALE},
+                                               {MB_HF_ALWAYS, MB_HF_RMS_EPS},
+                                               {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP},
+                                               {0, 0}};
 static const struct mb_hf_need width_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_WIDTH}, {0, 0}};
 static const struct mb_hf_need scaled_width_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SHARED_WIDTH}, {MB_HF_ALWAYS, MB_HF_SCALE}, {0, 0}};
@@ -155,6 +161,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"exaone_moe", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_moe_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
     {"solar_open", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, count_needs},
     {"mimo_v2_flash", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, NONE, MB_HF_FREQUENCY_LIST, v3_values, NORM | SCALE, group_needs},
+    {"axk1", NULL, MODEL, &moe_gate, &normed_output, &mb_hf_axk1, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, axk1_needs},
     {"axk2", NULL, MODEL, &moe_gate_filled, &plain, &mb_hf_deepseek, COUNT, ALL, v3_values, NORM | SCALE, scaled_count_needs},
     {"bailing_hybrid", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_expert_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, v3_needs},
     {"kimi_linear", NULL, MODEL, &moe_gate, &plain, &mb_hf_kimi_linear, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
@@ -215,7 +222,6 @@ const struct mb_hf_alternative mb_hf_alternatives[] = {
 };
 
 const struct mb_hf_refused mb_hf_refused_families[] = {
-    {"axk1", "an RMSNorm on the sum of routed and shared experts"},
     {"dbrx", "expert tensors flattened to [E * I, H]"},
     {"ernie4_5_vl_moe", "two banks of experts chosen by token type"},
     {"phimoe", "the sparsemixer router"},

@@ -19,15 +19,15 @@ struct mb_hf_storage {
 extern const struct mb_hf_storage mb_hf_deepseek, mb_hf_deepseek_expert_bias, mb_hf_deepseek_moe_bias, mb_hf_afmoe,
     mb_hf_hunyuan, mb_hf_hy_v3, mb_hf_ernie, mb_hf_longcat, mb_hf_qwen, mb_hf_qwen_stacked, mb_hf_qwen_input_major,
     mb_hf_laguna, mb_hf_mixtral, mb_hf_minimax_m3, mb_hf_kimi_linear, mb_hf_lfm2, mb_hf_jamba, mb_hf_mistral4,
-    mb_hf_mistral_large4, mb_hf_deepseek_v4, mb_hf_nemotron, mb_hf_gpt_oss, mb_hf_privacy_filter, mb_hf_llama4,
-    mb_hf_aria, mb_hf_granite, mb_hf_granite_swa, mb_hf_jetmoe, mb_hf_step, mb_hf_gemma;
+    mb_hf_mistral_large4, mb_hf_axk1, mb_hf_deepseek_v4, mb_hf_nemotron, mb_hf_gpt_oss, mb_hf_privacy_filter,
+    mb_hf_llama4, mb_hf_aria, mb_hf_granite, mb_hf_granite_swa, mb_hf_jetmoe, mb_hf_step, mb_hf_gemma;
 
 // The routed experts' computation, and how much of it the shared expert has in common.
 struct mb_hf_expert {
     const char *activation; // NULL: what the activation key says, silu without one
     enum mb_clamp clamp;    // when a limit above 0 is found
     float alpha, limit;     // when the keys are absent
-    bool ungated, bias, output_bias;
+    bool ungated, bias, output_bias, out_norm;
     bool shared_own_limit; // the shared expert has its own limit key
 };
 

@@ -27,6 +27,10 @@ const struct mb_hf_storage mb_hf_deepseek = {
     .pattern = {ROUTER("mlp.gate.weight"), SELECTION_BIAS("mlp.gate.e_score_correction_bias"), EXPERTS_BY_PROJ("mlp."),
                 SHARED_BY_PROJ("mlp.shared_experts")},
 };
+const struct mb_hf_storage mb_hf_axk1 = {
+    .pattern = {ROUTER("mlp.gate.weight"), SELECTION_BIAS("mlp.gate.e_score_correction_bias"), EXPERTS_BY_PROJ("mlp."),
+                SHARED_BY_PROJ("mlp.shared_experts"), [MB_ROLE_OUT_NORM] = "post_mlp_layernorm.weight"},
+};
 const struct mb_hf_storage mb_hf_deepseek_expert_bias = {
     .pattern = {ROUTER("mlp.gate.weight"), SELECTION_BIAS("mlp.gate.expert_bias"), EXPERTS_BY_PROJ("mlp."),
                 SHARED_BY_PROJ("mlp.shared_experts")},
