@@ -11,6 +11,11 @@
     {                                                                                                                  \
         MB_TILE_ROWS, 2, 1                                                                                             \
     }
+// By format; codes that take many steps to become floats run out of registers early.
+#define MB_ROWS_IN_REGISTERS                                                                                           \
+    {                                                                                                                  \
+        INT64_MAX, INT64_MAX, INT64_MAX, 4, 4                                                                          \
+    }
 #define MB_LEVEL(name) mb_avx2_##name
 
 #include "kernels/fma/layout.h"

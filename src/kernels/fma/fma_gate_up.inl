@@ -34,7 +34,7 @@ static void finish(const struct mb_gate_up_call *call, int64_t r0, int64_t m, in
     float *up = gated ? sums + m * MB_COLUMNS : sums;
     if (gated) add_bias(sums, m, call->gate_bias ? call->gate_bias + n : NULL, columns);
     add_bias(up, m, call->up_bias ? call->up_bias + n : NULL, columns);
-    mb_activation_apply(call->activation, gated ? sums : NULL, up, out, m * MB_COLUMNS);
+    MB_LEVEL(activate)(call->activation, gated ? sums : NULL, up, out, m * MB_COLUMNS);
     store(call, r0, m, n, out);
 }
 

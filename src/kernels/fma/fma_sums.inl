@@ -43,14 +43,8 @@ static void prepare_rows(const struct mb_rows *rows, int64_t r0, int64_t m, int6
     }
 }
 
-// Up to how many rows codes become floats in the registers of each tile, beyond once in the scratch: where the two
-// met on an Intel server core, which has the fewest execution units for the work.
-static const int64_t rows_in_registers[MB_PACKED_FORMATS] = {[MB_PACKED_F32] = INT64_MAX,
-                                                             [MB_PACKED_F16] = 48,
-                                                             [MB_PACKED_BF16] = 96,
-                                                             [MB_PACKED_FP8] = 18,
-                                                             [MB_PACKED_FP4] = 36};
-
+// Up to how many rows codes become floats in the registers of each tile; beyond, once in the scratch.
+static const int64_t rows_in_registers[MB_PACKED_FORMATS] = MB_ROWS_IN_REGISTERS;
 static const int64_t shape_rows[MB_SHAPES] = MB_SHAPE_ROWS;
 
 struct plan {

@@ -6,7 +6,11 @@
 
 enum { MB_AHEAD = 2048 }; // bytes between what is read and what is prefetched
 
+#if defined(__clang__)
+#define MB_UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define MB_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 // Input i of a line of one strip's vectors [v0, v0 + 2) for all rows.
 MB_INLINE void mb_tile_input(const enum mb_packed_format format, const bool separate, const int rows, const int v0,

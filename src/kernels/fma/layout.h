@@ -89,6 +89,9 @@ void MB_LEVEL(sums)(const struct mb_packing *packing, const void *packed, int64_
 
 size_t MB_LEVEL(packed_bytes)(const struct mb_packing *packing);
 void MB_LEVEL(pack)(const struct mb_packing *packing, void *packed, const struct mb_piece *piece);
+// mb_activation_apply in the level's vectors.
+void MB_LEVEL(activate)(const struct mb_activation *activation, const float *gate, const float *up, float *out,
+                        int64_t n);
 size_t MB_LEVEL(scratch_bytes)(const struct mb_packing *packing, int64_t m);
 void MB_LEVEL(gate_up)(const struct mb_gate_up_call *call);
 void MB_LEVEL(project)(const struct mb_project_call *call);
