@@ -318,6 +318,7 @@ static void test_refused_values(void **state)
         {"routed_scaling_factor", "\"2\"", MOEBLOCK_INVALID_CONFIG, {"routed_scaling_factor", "\"2\"", "a number"}},
         {"num_experts_per_tok", "[8]", MOEBLOCK_INVALID_CONFIG, {"num_experts_per_tok", "a list of 1", "layer 3"}},
         {"mlp_layer_types", "\"sparse\"", MOEBLOCK_INVALID_CONFIG, {"mlp_layer_types", "\"sparse\"", "a list"}},
+        {"moe_layer_freq", "[0,0,1]", MOEBLOCK_INVALID_CONFIG, {"moe_layer_freq", "a list of 3", "one value for all"}},
         {"first_k_dense_replace", "61", MOEBLOCK_INVALID_CONFIG, {"none of the 61 layers", "deepseek_v3", "MoE"}},
         {"quantization_config", "7", MOEBLOCK_INVALID_CONFIG, {"quantization_config", "7", "an object"}},
         {"quantization_config", "{}", MOEBLOCK_UNSUPPORTED, {"quantization_config", "quant_method", "it has none"}},
@@ -442,6 +443,13 @@ static void test_layers(void **state)
     assert_non_null(strstr(error.message, "3-60"));
     assert_int_equal(map_object(root, 61), MOEBLOCK_INVALID_CONFIG);
     assert_non_null(strstr(error.message, "61 layers"));
+    json_t *dense = json_deep_copy(root);
+    json_object_set_new(dense, "first_k_dense_replace", json_integer(61));
+    for (int64_t layer = -1; layer < 90; layer += 30) { // whichever layer is asked for
+        assert_int_equal(map_object(dense, layer), MOEBLOCK_INVALID_CONFIG);
+        assert_string_equal(error.message, "config.json: none of the 61 layers of this deepseek_v3 is MoE");
+    }
+    json_decref(dense);
     json_t *types = json_loads("[\"dense\",\"sparse\",\"dense\",\"sparse\"]", 0, NULL);
     json_object_set_new(root, "mlp_layer_types", types); // goes before the rule
     json_object_set_new(root, "num_hidden_layers", json_integer(4));
@@ -495,6 +503,9 @@ static void test_nested(void **state)
     json_t *theirs = json_loads(only_text, 0, NULL);
     assert_false(mb_hf_is_config(ours));
     assert_true(mb_hf_is_config(theirs));
+    json_object_clear(ours);
+    json_object_set_new(ours, "model_type", json_integer(3)); // no key of ours: a spoilt file of theirs
+    assert_true(mb_hf_is_config(ours));
     json_decref(ours);
     json_decref(theirs);
 }
@@ -505,8 +516,13 @@ static void test_unknown_models(void **state)
     refused("{\"model_type\":\"grok-9\"}", -1, MOEBLOCK_UNSUPPORTED, "\"grok-9\"", "deepseek_v3");
     refused("{\"model_type\":\"phimoe\"}", -1, MOEBLOCK_UNSUPPORTED, "phimoe", "sparsemixer");
     refused("{\"model_type\":\"zaya\"}", -1, MOEBLOCK_UNSUPPORTED, "zaya", "carries state");
-    refused("{\"model_type\":5}", -1, MOEBLOCK_INVALID_CONFIG, "model_type", NULL);
+    refused("{\"model_type\":5}", -1, MOEBLOCK_INVALID_CONFIG, "model_type is 5", "the name of a model type");
+    refused("{\"model_type\":null,\"text_config\":{\"model_type\":[]}}", -1, MOEBLOCK_INVALID_CONFIG,
+            "text_config.model_type is a list of 0", "the name of a model type");
+    refused("{\"model_type\":null}", -1, MOEBLOCK_INVALID_CONFIG, "no model_type", NULL);
     refused("{}", -1, MOEBLOCK_INVALID_CONFIG, "model_type", NULL);
+    refused("{\"model_type\":\"deepseek_v4\"," BODY ",\"n_shared_experts\":1" SCALE ",\"num_hash_layers\":6}", -1,
+            MOEBLOCK_UNSUPPORTED, "all MoE layers", "token ids");
     refused("{\"model_type\":\"deepseek_v4\"," BODY ",\"n_shared_experts\":1" SCALE ",\"num_hash_layers\":3}", 0,
             MOEBLOCK_UNSUPPORTED, "token ids", "3-5");
     int known = 0;

@@ -40,7 +40,7 @@ const char *mb_hf_model_type(int i)
 
 bool mb_hf_is_config(const json_t *root)
 {
-    return json_is_string(mb_hf_at(root, "model_type")) || json_is_string(mb_hf_at(root, "text_config.model_type"));
+    return json_object_get(root, "model_type") || mb_hf_at(root, "text_config.model_type");
 }
 
 static moeblock_status unknown_model(const struct mb_hf_source *source)
@@ -63,10 +63,11 @@ static moeblock_status find_source(struct mb_hf_source *source)
         source->scope = mb_hf_at(source->root, "text_config");
         type = mb_hf_at(source->scope, "model_type");
     }
+    if (!type) return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: there is no model_type", source->name);
+    if (!json_is_string(type))
+        return mb_hf_wrong(source, source->scope == source->root ? "model_type" : "text_config.model_type", type,
+                           "the name of a model type such as \"deepseek_v3\"");
     source->model_type = json_string_value(type);
-    if (!source->model_type)
-        return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: model_type is missing or is not a string",
-                       source->name);
     source->family = find_family(source->model_type);
     if (!source->family) return unknown_model(source);
     const json_t *inner = source->family->scope ? mb_hf_at(source->root, source->family->scope) : NULL;
