@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every source file names its licence, and text files hold no tabs, trailing blanks or invisible characters."""
+"""Every source file names its licence, text files hold no tabs, trailing blanks or invisible characters, and documents
+hold no placeholders."""
 import os
 import re
 
@@ -10,6 +11,8 @@ SOURCE = (".c", ".h", ".inl", ".py", ".sh", ".cmake", ".cmake.in", "CMakeLists.t
 TEXT = SOURCE + (".md", ".json", ".symbols", ".in", ".txt")
 SCRIPTS = ("scripts", ".ci")
 MUST_SHOW_BAD_TEXT = ("tests", "configs")  # files there may be wrong on purpose
+PLACEHOLDER = re.compile("@[A-Z][A-Z0-9_]*@")
+INLINE_CODE = re.compile("`[^`]*`")
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 
 
@@ -31,5 +34,16 @@ def complaints_about(path):
         yield f"{path}: no newline at the end"
 
 
+def placeholders_in(path):
+    """What a document still has to be filled with: @WORD@ outside `code`. Fenced blocks are looked at too: they are what
+    programs print."""
+    for number, line in enumerate(tree.lines(path), 1):
+        found = PLACEHOLDER.search(INLINE_CODE.sub("", line))
+        if found:
+            yield f"{path}:{number}: the placeholder {found.group()}"
+
+
+documents = ["README.md", *tree.files("docs", endings=(".md",))]
 paths = set(tree.files(endings=TEXT)) | set(tree.files(*SCRIPTS))
-tree.finish("text", [complaint for path in sorted(paths) for complaint in complaints_about(path)])
+complaints = [complaint for path in sorted(paths) for complaint in complaints_about(path)]
+tree.finish("text", complaints + [complaint for path in documents for complaint in placeholders_in(path)])
