@@ -72,6 +72,7 @@ struct mb_span {
     int64_t pairs;
     const uint32_t *x;      // row r at x + r * MB_X_STRIDE, pairs turned; float32 rows: r * 2 * MB_X_STRIDE
     float *sums;            // [rows][MB_PANEL]
+    const uint8_t *next;    // many rows: a line to fetch for each pair
     const float *scales[2]; // FP8: of the groups
     const float *full[2];   // FP8: of the columns
     __m512i *top;           // FP4: largest 252 - exponent so far, modulo 256
@@ -137,8 +138,8 @@ typedef void (*mb_tile)(const struct mb_span *span);
 enum { MB_TILE_ROWS = 12, MB_WIDE_ROWS = 6 };
 extern const mb_tile mb_tiles_bf16[2][MB_TILE_ROWS + 1], mb_tiles_fp8[2][MB_TILE_ROWS + 1];
 extern const mb_tile mb_tiles_fp4[2][MB_TILE_ROWS + 1];
-// FP8 expanded to bf16 pairs.
-extern const mb_tile mb_tiles_expanded_fp8[MB_WIDE_ROWS + 1];
+// For many rows, on bf16 pairs or FP8 expanded to them: they also fetch what comes next into the second-level cache.
+extern const mb_tile mb_tiles_many[MB_WIDE_ROWS + 1], mb_tiles_many_fp8[MB_WIDE_ROWS + 1];
 // float32 rows on bf16 pairs: [scaled][products and sums rounded separately].
 extern const mb_tile mb_tiles_f32[2][2][MB_WIDE_ROWS + 1];
 

@@ -96,7 +96,7 @@ static struct plan plan_of(const struct mb_walk *walk, bool exact)
     if (takes_floats(walk))
         return (struct plan){mb_tiles_f32[scaled][walk->separate], MB_WIDE_ROWS, false, true, coded};
     if (exact || walk->rows->m > DIRECT_ROWS)
-        return (struct plan){scaled ? mb_tiles_expanded_fp8 : mb_tiles_bf16[1], MB_WIDE_ROWS, false, true, coded};
+        return (struct plan){scaled ? mb_tiles_many_fp8 : mb_tiles_many, MB_WIDE_ROWS, false, true, coded};
     const mb_tile(*tiles)[MB_TILE_ROWS + 1] = format == MB_PACKED_BF16 ? mb_tiles_bf16
                                               : scaled                 ? mb_tiles_fp8
                                                                        : mb_tiles_fp4;
@@ -104,18 +104,36 @@ static struct plan plan_of(const struct mb_walk *walk, bool exact)
     return (struct plan){tiles[0], MB_TILE_ROWS, true, false, false};
 }
 
+// Where a chunk of strip s of a panel begins.
+static const uint8_t *codes_of(const struct mb_walk *walk, int64_t panel, int s, int64_t chunk)
+{
+    static const size_t pair_bytes[MB_PACKED_FORMATS] = {
+        [MB_PACKED_BF16] = 128, [MB_PACKED_FP8] = 64, [MB_PACKED_FP4] = 34};
+    return (const uint8_t *)walk->packed + (size_t)(2 * panel + s) * mb_strip_layout_of(walk->packing).strip_bytes +
+           (size_t)chunk * MB_CHUNK_PAIRS * pair_bytes[walk->packing->format];
+}
+
+// What tile call `call` of a chunk fetches: block by block the strips that the next chunk needs.
+static const uint8_t *next_block(const struct mb_walk *walk, int64_t p0, int64_t panels, int64_t chunk, int64_t call)
+{
+    const int64_t blocks =
+        walk->packing->format == MB_PACKED_BF16 ? 2 : 1; // of MB_CHUNK_PAIRS lines, in a strip's chunk
+    const int64_t strip = mb_min(call / blocks, 2 * panels - 1), block = call % blocks;
+    const bool last = chunk + 1 == chunks_of(walk->packing);
+    const int64_t panel = p0 + strip / 2 + (last && p0 + panels < walk->p1 ? panels : 0);
+    return codes_of(walk, panel, (int)(strip % 2), last ? 0 : chunk + 1) + block * MB_CHUNK_PAIRS * 64;
+}
+
 // The weights of a chunk of a panel, expanded where the plan says so.
 static struct mb_span span_of(const struct mb_walk *walk, const struct plan *plan, int64_t panel, int64_t chunk,
                               uint8_t *expanded)
 {
-    static const size_t pair_bytes[MB_PACKED_FORMATS] = {
-        [MB_PACKED_BF16] = 128, [MB_PACKED_FP8] = 64, [MB_PACKED_FP4] = 34};
     const struct mb_strip_layout layout = mb_strip_layout_of(walk->packing);
     const enum mb_packed_format format = walk->packing->format;
     struct mb_span span = {.pairs = mb_min(MB_CHUNK_PAIRS, layout.pairs - chunk * MB_CHUNK_PAIRS)};
     for (int s = 0; s < 2; s++) {
         const uint8_t *strip = (const uint8_t *)walk->packed + (size_t)(2 * panel + s) * layout.strip_bytes;
-        const uint8_t *codes = strip + (size_t)chunk * MB_CHUNK_PAIRS * pair_bytes[format];
+        const uint8_t *codes = codes_of(walk, panel, s, chunk);
         span.weights[s] = plan->expands ? expanded + s * STRIP_SCRATCH : codes;
         if (format == MB_PACKED_FP8) {
             const int64_t group = chunk * (MB_CHUNK_PAIRS / MB_FP8_PAIRS);
@@ -171,13 +189,14 @@ static void sum_many(const struct mb_walk *walk, const struct plan *plan, int64_
     for (int64_t c = 0; c < chunks_of(walk->packing); c++) {
         for (int64_t i = 0; i < panels; i++)
             span[i] = span_of(walk, plan, p0 + i, c, scratch->expanded + i * 2 * STRIP_SCRATCH);
-        int64_t tiles = mb_ceil_div(m, plan->most);
+        int64_t tiles = mb_ceil_div(m, plan->most), call = 0;
         for (int64_t r = 0, rows; r < m; r += rows, tiles--) {
             rows = mb_ceil_div(m - r, tiles);
             load_rows(walk, r0 + r, rows, c, scratch->x);
             for (int64_t i = 0; i < panels; i++) {
                 span[i].x = scratch->x;
                 span[i].sums = scratch->sums + (i * m + r) * MB_PANEL;
+                span[i].next = next_block(walk, p0, panels, c, call++);
                 plan->tiles[rows](&span[i]);
             }
         }

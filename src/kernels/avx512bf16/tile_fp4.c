@@ -62,7 +62,8 @@ WIDE(3)
 WIDE(4)
 NARROW(4)
 NARROW(5)
-NARROW(6) NARROW(7) NARROW(8) NARROW(9) NARROW(10) NARROW(11) NARROW(12)
+NARROW(6)
+NARROW(7) NARROW(8) NARROW(9) NARROW(10) NARROW(11) NARROW(12)
 
     const mb_tile mb_tiles_fp4[2][MB_TILE_ROWS + 1] = {
         {[4] = narrow_4, narrow_5, narrow_6, narrow_7, narrow_8, narrow_9, narrow_10, narrow_11, narrow_12},
