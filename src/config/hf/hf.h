@@ -7,7 +7,8 @@
 #include "base/json.h"
 #include "config/config.h"
 
-// True when the object is a Hugging Face configuration (it has a "model_type", of whatever kind, itself or in text_config).
+// True when the object is a Hugging Face configuration (it has a "model_type", of whatever kind, itself or in
+// text_config).
 bool mb_hf_is_config(const json_t *root);
 
 struct mb_hf_input {
