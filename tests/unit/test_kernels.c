@@ -364,6 +364,20 @@ static void test_every_code(void **state)
     }
 }
 
+// Several chunks of inputs and blocks of rows, wherever a level cuts them.
+static void test_long_chains(void **state)
+{
+    (void)state;
+    static const int64_t rows[] = {1, 13, 29, 200};
+    random_state = 9;
+    for (int format = 0; format < MB_PACKED_FORMATS; format++) {
+        for (int i = 0; i < 4; i++) {
+            compare_levels((enum mb_packed_format)format, true, UNIFORM, rows[i], i < 3 ? 70 : 34, 2081 + i);
+            compare_levels((enum mb_packed_format)format, false, UNIFORM, rows[i], 34, 1057 + i);
+        }
+    }
+}
+
 // Exact value of weight (n, k), and the bound that a chain of k roundings in float32 keeps.
 static double exact_weight(const struct source *s, int64_t n, int64_t k)
 {
@@ -604,11 +618,17 @@ static void test_select(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_levels_agree),  cmocka_unit_test(test_every_row_count),
-        cmocka_unit_test(test_every_code),    cmocka_unit_test(test_against_double),
-        cmocka_unit_test(test_column_ranges), cmocka_unit_test(test_rows_are_independent),
-        cmocka_unit_test(test_pieces),        cmocka_unit_test(test_other_orientations),
-        cmocka_unit_test(test_small_calls),   cmocka_unit_test(test_select),
+        cmocka_unit_test(test_levels_agree),
+        cmocka_unit_test(test_every_row_count),
+        cmocka_unit_test(test_long_chains),
+        cmocka_unit_test(test_every_code),
+        cmocka_unit_test(test_against_double),
+        cmocka_unit_test(test_column_ranges),
+        cmocka_unit_test(test_rows_are_independent),
+        cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_other_orientations),
+        cmocka_unit_test(test_small_calls),
+        cmocka_unit_test(test_select),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

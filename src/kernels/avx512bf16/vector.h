@@ -8,7 +8,7 @@
 
 #include "kernels/avx512bf16/layout.h"
 
-MB_INLINE __mmask16 mb_first(int64_t count) { return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1); }
+MB_INLINE __mmask16 mb_first(int64_t count) { return (__mmask16)(count >= 16 ? 0xffffu : (1u << count) - 1); }
 
 MB_INLINE __m512 mb_add_bias(__m512 value, const float *bias, int64_t n, __mmask16 mask)
 {
