@@ -74,11 +74,18 @@ WIDE(4)
 WIDE(5)
 WIDE(6)
 NARROW(4)
-NARROW(5) NARROW(6) NARROW(7) NARROW(8) NARROW(9) NARROW(10) NARROW(11) NARROW(12)
+NARROW(5)
+NARROW(6)
+NARROW(7)
+NARROW(8)
+NARROW(9)
+NARROW(10)
+NARROW(11)
+NARROW(12)
 
-    const mb_tile mb_tiles_bf16[2][MB_TILE_ROWS + 1] = {
-        {[4] = narrow_4, narrow_5, narrow_6, narrow_7, narrow_8, narrow_9, narrow_10, narrow_11, narrow_12},
-        {[1] = wide_1, wide_2, wide_3, wide_4, wide_5, wide_6},
+const mb_tile mb_tiles_bf16[2][MB_TILE_ROWS + 1] = {
+    {[4] = narrow_4, narrow_5, narrow_6, narrow_7, narrow_8, narrow_9, narrow_10, narrow_11, narrow_12},
+    {[1] = wide_1, wide_2, wide_3, wide_4, wide_5, wide_6},
 };
 const mb_tile mb_tiles_many[MB_WIDE_ROWS + 1] = {[1] = many_1, many_2, many_3, many_4, many_5, many_6};
 const mb_tile mb_tiles_many_fp8[MB_WIDE_ROWS + 1] = {[1] = grouped_1, grouped_2, grouped_3,

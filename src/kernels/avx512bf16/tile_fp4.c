@@ -63,9 +63,14 @@ WIDE(4)
 NARROW(4)
 NARROW(5)
 NARROW(6)
-NARROW(7) NARROW(8) NARROW(9) NARROW(10) NARROW(11) NARROW(12)
+NARROW(7)
+NARROW(8)
+NARROW(9)
+NARROW(10)
+NARROW(11)
+NARROW(12)
 
-    const mb_tile mb_tiles_fp4[2][MB_TILE_ROWS + 1] = {
-        {[4] = narrow_4, narrow_5, narrow_6, narrow_7, narrow_8, narrow_9, narrow_10, narrow_11, narrow_12},
-        {[1] = wide_1, wide_2, wide_3, wide_4},
+const mb_tile mb_tiles_fp4[2][MB_TILE_ROWS + 1] = {
+    {[4] = narrow_4, narrow_5, narrow_6, narrow_7, narrow_8, narrow_9, narrow_10, narrow_11, narrow_12},
+    {[1] = wide_1, wide_2, wide_3, wide_4},
 };
