@@ -20,8 +20,8 @@ static void print_head(struct bench *bench)
         printf("memory holds no more experts: %" PRId64 " of the model's %" PRId64 " are left out, so that large "
                "batches touch fewer weights than in the model\n",
                bench->left_out, bench->left_out + bench->shape.num_experts);
-    printf("machine: memory read and float32 multiply-adds in simple loops of this program; bound: the longer of the "
-           "times that they allow\n");
+    printf("machine: rates of reading memory and of the fastest multiply-add, measured before and after each case; "
+           "bound: share of the rate that binds\n");
     printf("%7s %7s %7s %10s %10s %10s %8s %9s %12s %14s %6s\n", "tokens", "threads", "runs", "median ms", "p95 ms",
            "tokens/s", "GB/s", "GFLOP/s", "machine GB/s", "machine GFLOP/s", "bound");
 }
@@ -39,6 +39,7 @@ static void add_json(struct bench *bench, const struct bench_row *row)
     cli_json_number(object, "gflop_per_second", 1e-9 * row->flops / row->median);
     cli_json_number(object, "machine_gb_per_second", 1e-9 * row->limits.read_bytes_per_second);
     cli_json_number(object, "machine_gflop_per_second", 1e-9 * row->limits.flops_per_second);
+    json_object_set_new(object, "machine_instruction", json_string(row->limits.instruction));
     cli_json_number(object, "share_of_bound", row->bound / row->median);
     json_array_append_new(bench->rows, object);
 }

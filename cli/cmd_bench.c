@@ -111,6 +111,7 @@ static int time_case(struct cli_session *session, struct bench *bench, struct be
         code = time_runs(session, workspace, x, y, bench, row->tokens, &timing);
     }
     if (!code) {
+        cli_limits_measure(session->context, bench->info.compute == MOEBLOCK_COMPUTE_BF16, &row->limits);
         summarise(bench, session->config, &timing, row);
         bench_report_row(bench, row);
     }
@@ -177,9 +178,10 @@ static int time_threads(struct cli_session *session, struct bench *bench, int th
     moeblock_block_get_info(session->block, &bench->info);
     snprintf(bench->level, sizeof bench->level, "%s", moeblock_context_level(session->context));
     row.threads = moeblock_context_threads(session->context);
-    cli_limits_measure(session->context, &row.limits);
     for (size_t i = 0; i < args->tokens.count; i++) {
         row.tokens = args->tokens.value[i];
+        row.limits = (struct cli_limits){0}; // measured on both sides of each case: machines drift
+        cli_limits_measure(session->context, bench->info.compute == MOEBLOCK_COMPUTE_BF16, &row.limits);
         if ((code = time_case(session, bench, &row))) return code;
     }
     return CLI_OK;

@@ -8,7 +8,9 @@
 #include "base/context.h"
 #include "base/memory.h"
 #include "cli/machine.h"
+#include "cli/peaks.h"
 #include "cli/progress.h"
+#include "kernels/cpu.h"
 
 enum {
     READ_PASSES = 4,
@@ -59,51 +61,42 @@ static double read_rate(const moeblock_context *context)
     return best;
 }
 
-// Twelve independent chains hide the latency of multiply and add. As wide as the vectors of level `generic`; named
-// variables, because an array would live in memory.
-typedef float vector __attribute__((vector_size(16)));
-#define CHAINS(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
-enum { LANES = 12 * 4 };
-
 struct multiplying {
-    vector factor, term;
-    volatile float kept; // keeps the products from being optimised away
+    const struct cli_peak *peak;
+    volatile float kept;
 };
 
 static void multiply_task(void *argument, int64_t index, int worker)
 {
     (void)worker;
     struct multiplying *const multiplying = argument;
-    const vector factor = multiplying->factor, term = multiplying->term;
-    const float first = (float)index;
-#define START(i) vector chain##i = {first + (i), first, 1, 2};
-    CHAINS(START)
-#define STEP(i) chain##i = chain##i * factor + term;
-    for (int step = 0; step < FLOP_STEPS; step++) {
-        CHAINS(STEP)
-    }
-    vector sum = {0};
-#define ADD(i) sum += chain##i;
-    CHAINS(ADD)
-    if (sum[0] == 0.5f) multiplying->kept = sum[0]; // never: the chains tend to term / (1 - factor) = 2
+    multiplying->peak->run(FLOP_STEPS, (float)index, &multiplying->kept);
 }
 
-static double flop_rate(const moeblock_context *context)
+static double flop_rate(const moeblock_context *context, const struct cli_peak *peak)
 {
-    struct multiplying multiplying = {.factor = {0.5f, 0.5f, 0.5f, 0.5f}, .term = {1, 1, 1, 1}};
+    struct multiplying multiplying = {.peak = peak};
     const int64_t tasks = (int64_t)mb_workers(context) * FLOP_TASKS_PER_WORKER;
     double best = 0;
     for (int pass = 0; pass < FLOP_PASSES; pass++) {
         const double started = cli_seconds();
         mb_parallel(context, tasks, multiply_task, &multiplying);
-        const double rate = 2.0 * LANES * FLOP_STEPS * (double)tasks / (cli_seconds() - started);
+        const double rate = peak->flops_per_step * FLOP_STEPS * (double)tasks / (cli_seconds() - started);
         if (rate > best) best = rate;
     }
     return best;
 }
 
-void cli_limits_measure(const moeblock_context *context, struct cli_limits *out)
+void cli_limits_measure(const moeblock_context *context, bool bf16, struct cli_limits *limits)
 {
-    out->read_bytes_per_second = read_rate(context);
-    out->flops_per_second = flop_rate(context);
+    const double read = read_rate(context);
+    if (read > limits->read_bytes_per_second) limits->read_bytes_per_second = read;
+    for (int i = 0; i < cli_peak_count; i++) {
+        const char *reason;
+        if ((cli_peaks[i].bf16 && !bf16) || !mb_cpu_offers(cli_peaks[i].features, &reason)) continue;
+        const double rate = flop_rate(context, &cli_peaks[i]);
+        if (rate <= limits->flops_per_second) continue;
+        limits->flops_per_second = rate;
+        limits->instruction = cli_peaks[i].name;
+    }
 }
