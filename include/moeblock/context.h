@@ -38,7 +38,7 @@ typedef struct moeblock_parallel {
 typedef struct moeblock_context_options {
     uint32_t struct_size;
     int threads;                         // 0: the CPUs in this thread's affinity mask
-    const char *cpu_level;               // NULL: the environment's MOEBLOCK_CPU, else the best; "ref", "generic"
+    const char *cpu_level;               // NULL: the environment's MOEBLOCK_CPU, else the best
     const moeblock_allocator *allocator; // NULL: the C library; copied
     const moeblock_parallel *parallel;   // NULL: moeblock's own team; copied
     void (*log)(void *user, const char *line);
