@@ -87,6 +87,21 @@ static void pack_bf16_across(const struct source *source, int64_t count, uint8_t
     }
 }
 
+// The usual case of each format has no remainders: constant loops keep the transposition in registers.
+static void store_lines(uint8_t *to, size_t stride, const __m512i lines[16])
+{
+    MB_UNROLL for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + (size_t)i * stride, lines[i]);
+}
+
+// 32 inputs of 16 whole columns.
+static void pack_bf16_full(const uint8_t *from, ptrdiff_t row, uint8_t *to)
+{
+    __m512i lanes[16];
+    MB_UNROLL for (int c = 0; c < 16; c++) lanes[c] = _mm512_rol_epi32(_mm512_loadu_si512(from + c * row), 16);
+    transpose(lanes);
+    store_lines(to, 128, lanes);
+}
+
 static void pack_bf16(const struct source *source, int64_t count, uint8_t *to)
 {
     if (source->column != 2 && (source->row == 2 || source->row == 4)) {
@@ -96,6 +111,10 @@ static void pack_bf16(const struct source *source, int64_t count, uint8_t *to)
     for (int64_t k = 0; k < count; k += 32) {
         const int64_t here = mb_min(32, count - k), lines = mb_ceil_div(here, 2);
         for (int v = 0; v < 2; v++) {
+            if (here == 32 && source->columns >= 16 * (v + 1) && source->column == 2) {
+                pack_bf16_full(source->from + 16 * v * source->row + 2 * k, source->row, to + k / 2 * 128 + 64 * v);
+                continue;
+            }
             __m512i lanes[16];
             for (int c = 0; c < 16; c++) {
                 uint16_t buffer[32] __attribute__((aligned(64)));
@@ -110,14 +129,35 @@ static void pack_bf16(const struct source *source, int64_t count, uint8_t *to)
     }
 }
 
+// 32 codes to 16 lanes, the pair swapped in the low half.
+static inline __m512i fp8_pairs(const uint8_t *row)
+{
+    const __m256i codes = _mm256_loadu_si256((const __m256i *)(const void *)row);
+    return _mm512_cvtepu16_epi32(_mm256_or_si256(_mm256_slli_epi16(codes, 8), _mm256_srli_epi16(codes, 8)));
+}
+
 static __m512i fp8_column(const struct source *source, int64_t c, int64_t k, int64_t here)
 {
     uint8_t buffer[32] __attribute__((aligned(64)));
     if (here < 32 || c >= source->columns || source->column != 1)
         _mm256_store_si256((__m256i *)(void *)buffer, _mm256_setzero_si256());
-    const uint8_t *row = inputs_of(source, c, k, here, 32, 1, buffer);
-    const __m256i codes = _mm256_loadu_si256((const __m256i *)(const void *)row);
-    return _mm512_cvtepu16_epi32(_mm256_or_si256(_mm256_slli_epi16(codes, 8), _mm256_srli_epi16(codes, 8)));
+    return fp8_pairs(inputs_of(source, c, k, here, 32, 1, buffer));
+}
+
+// First column of a lane of a line, see pack_fp8; the second is the next.
+#define FP8_COLUMN(lane) ((lane) / 4 * 4 + (lane) % 2 * 2 + (lane) % 4 / 2 * 16)
+
+// 32 inputs of 32 whole columns.
+static void pack_fp8_full(const uint8_t *from, ptrdiff_t row, uint8_t *to)
+{
+    __m512i lanes[16];
+    MB_UNROLL for (int lane = 0; lane < 16; lane++)
+    {
+        const uint8_t *first = from + FP8_COLUMN(lane) * row;
+        lanes[lane] = _mm512_or_si512(fp8_pairs(first), _mm512_slli_epi32(fp8_pairs(first + row), 16));
+    }
+    transpose(lanes);
+    store_lines(to, 64, lanes);
 }
 
 // Lane 4 q + j of a line holds columns 4 q and on for j < 2, 16 + 4 q and on else: unpacking bytes then leaves columns
@@ -126,9 +166,13 @@ static void pack_fp8(const struct source *source, int64_t count, uint8_t *to)
 {
     for (int64_t k = 0; k < count; k += 32) {
         const int64_t here = mb_min(32, count - k), lines = mb_ceil_div(here, 2);
+        if (here == 32 && source->columns == MB_STRIP && source->column == 1) {
+            pack_fp8_full(source->from + k, source->row, to + k / 2 * 64);
+            continue;
+        }
         __m512i lanes[16];
         for (int lane = 0; lane < 16; lane++) {
-            const int column = lane / 4 * 4 + lane % 2 * 2 + lane % 4 / 2 * 16;
+            const int column = FP8_COLUMN(lane);
             const __m512i second = _mm512_slli_epi32(fp8_column(source, column + 1, k, here), 16);
             lanes[lane] = _mm512_or_si512(fp8_column(source, column, k, here), second);
         }
@@ -153,12 +197,46 @@ static __m256i fp4_column(const struct source *source, const uint8_t *exponents,
     return _mm256_loadu_si256((const __m256i *)(const void *)bytes);
 }
 
+// Nibbles of two columns, 32 bytes each, to 16 lanes: even k of both above odd k of both.
+static inline __m512i fp4_pairs(__m256i low, __m256i high)
+{
+    const __m256i nibble = _mm256_set1_epi8(15);
+    const __m256i even =
+        _mm256_or_si256(_mm256_and_si256(low, nibble), _mm256_slli_epi16(_mm256_and_si256(high, nibble), 4));
+    const __m256i odd =
+        _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(low, 4), nibble), _mm256_andnot_si256(nibble, high));
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(odd), _mm512_slli_epi32(_mm512_cvtepu16_epi32(even), 16));
+}
+
+// A whole block of 32 whole columns. False, with nothing kept, where an exponent is 0 (see fp4_column).
+static bool pack_fp4_full(const uint8_t *from, ptrdiff_t row, const uint8_t *exponents, ptrdiff_t stride,
+                          uint8_t *block)
+{
+    uint8_t own[64];
+    for (int c = 0; c < MB_STRIP; c++) own[c] = exponents[c * stride], own[32 + c] = exponents[c * stride + 1];
+    const __m512i all = _mm512_loadu_si512(own);
+    if (_mm512_cmpeq_epi8_mask(all, _mm512_setzero_si512())) return false;
+    __m512i lanes[16];
+    MB_UNROLL for (int c = 0; c < 16; c++)
+    {
+        const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(from + c * row));
+        const __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)(from + (16 + c) * row));
+        lanes[c] = fp4_pairs(low, high);
+    }
+    transpose(lanes);
+    store_lines(block, 64, lanes);
+    _mm512_storeu_si512(block + 1024, _mm512_sub_epi8(_mm512_set1_epi8((char)MB_FP4_TOP), all));
+    return true;
+}
+
 // One block of 64 inputs, or its first or second half; `last` where the matrix ends in it.
 static void pack_fp4_block(const struct source *source, const uint8_t *exponents, ptrdiff_t stride, int64_t k,
                            int64_t here, int half, bool last, uint8_t *block)
 {
-    const __m256i nibble = _mm256_set1_epi8(15);
     const int groups = (int)mb_ceil_div(here, 32);
+    if (here == MB_FP4_BLOCK && source->columns == MB_STRIP &&
+        pack_fp4_full(source->from + k / 2, source->row, exponents + k / 32, stride, block))
+        return;
     __m512i lanes[16];
     uint8_t steps[64] = {0};
     for (int c = 0; c < 16; c++) {
@@ -171,11 +249,7 @@ static void pack_fp4_block(const struct source *source, const uint8_t *exponents
             }
             row[v] = fp4_column(source, own, 16 * v + c, k, here);
         }
-        const __m256i even =
-            _mm256_or_si256(_mm256_and_si256(row[0], nibble), _mm256_slli_epi16(_mm256_and_si256(row[1], nibble), 4));
-        const __m256i odd = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(row[0], 4), nibble),
-                                            _mm256_andnot_si256(nibble, row[1]));
-        lanes[c] = _mm512_or_si512(_mm512_cvtepu16_epi32(odd), _mm512_slli_epi32(_mm512_cvtepu16_epi32(even), 16));
+        lanes[c] = fp4_pairs(row[0], row[1]);
     }
     transpose(lanes);
     const int lines = last ? 16 - 8 * half : 8 * groups;
