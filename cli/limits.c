@@ -14,7 +14,7 @@
 
 enum {
     READ_PASSES = 4,
-    READ_TASK_BYTES = 1 << 20,
+    READ_TASK_BYTES = 8 << 20,
     READ_BYTES_MIN = 256 << 20,
     FLOP_PASSES = 4,
     FLOP_TASKS_PER_WORKER = 8,
@@ -22,21 +22,15 @@ enum {
 };
 
 struct reading {
-    const uint64_t *words;
+    const char *bytes;
     _Atomic uint64_t sum; // keeps the reads from being optimised away
 };
 
 static void read_task(void *argument, int64_t index, int worker)
 {
     (void)worker;
-    enum { WORDS = READ_TASK_BYTES / 8, ACCUMULATORS = 8 };
     struct reading *const reading = argument;
-    const uint64_t *const words = reading->words + index * WORDS;
-    uint64_t sums[ACCUMULATORS] = {0};
-    for (int i = 0; i < WORDS; i += ACCUMULATORS)
-        for (int j = 0; j < ACCUMULATORS; j++) sums[j] += words[i + j];
-    for (int j = 1; j < ACCUMULATORS; j++) sums[0] += sums[j];
-    reading->sum += sums[0];
+    reading->sum += cli_read_sum(reading->bytes + index * READ_TASK_BYTES, READ_TASK_BYTES);
 }
 
 static double read_rate(const moeblock_context *context)
@@ -49,7 +43,7 @@ static double read_rate(const moeblock_context *context)
     void *const memory = mb_alloc(&mb_default_allocator, (size_t)tasks * READ_TASK_BYTES);
     if (!memory) return 0;
     memset(memory, 1, (size_t)tasks * READ_TASK_BYTES); // untouched pages would all be one page of zeros
-    struct reading reading = {.words = memory};
+    struct reading reading = {.bytes = memory};
     double best = 0;
     for (int pass = 0; pass < READ_PASSES; pass++) {
         const double started = cli_seconds();

@@ -30,8 +30,34 @@ static void plain(int64_t steps, float first, volatile float *kept)
 #undef MULTIPLY_ADD
 }
 
+static uint64_t read_words(const void *from, size_t bytes)
+{
+    const uint64_t *words = from;
+    uint64_t sums[8] = {0};
+    for (size_t i = 0; i < bytes / sizeof *words; i += 8) {
+        __builtin_prefetch(words + i + 256); // past the end it is ignored
+        for (int j = 0; j < 8; j++) sums[j] += words[i + (size_t)j];
+    }
+    for (int j = 1; j < 8; j++) sums[0] += sums[j];
+    return sums[0];
+}
+
 #if defined(__x86_64__)
 #include <immintrin.h>
+
+__attribute__((target("avx512f"))) static uint64_t read_wide(const void *from, size_t bytes)
+{
+    const char *bytes_from = from;
+    __m512i sums[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (size_t i = 0; i < bytes; i += 256) {
+        for (size_t j = 0; j < 4; j++) {
+            _mm_prefetch(bytes_from + i + 64 * j + 2048, _MM_HINT_T0);
+            sums[j] = _mm512_add_epi64(sums[j], _mm512_loadu_si512(bytes_from + i + 64 * j));
+        }
+    }
+    for (int j = 1; j < 4; j++) sums[0] = _mm512_add_epi64(sums[0], sums[j]);
+    return (uint64_t)_mm512_reduce_add_epi64(sums[0]);
+}
 
 __attribute__((target("avx2,fma"))) static void fma_256(int64_t steps, float first, volatile float *kept)
 {
@@ -70,4 +96,13 @@ const struct cli_peak cli_peaks[] = {
     {"64-byte bf16 dot product", MB_CPU_AVX512F | MB_CPU_AVX512_BF16, true, 4.0 * 16 * CHAIN_COUNT, dot_512},
 #endif
 };
+uint64_t cli_read_sum(const void *from, size_t bytes)
+{
+#if defined(__x86_64__)
+    const char *reason;
+    if (mb_cpu_offers(MB_CPU_AVX512F, &reason)) return read_wide(from, bytes);
+#endif
+    return read_words(from, bytes);
+}
+
 const int cli_peak_count = sizeof cli_peaks / sizeof *cli_peaks;
