@@ -93,9 +93,8 @@ static int check_layer(struct cli_session *session, struct findings *findings)
     findings->layer = mb_block_layer(config);
     int code = check_projections(session, findings->layer);
     moeblock_tensor_need need;
-    for (int64_t i = 0; !code && mb_tensor_needed(config, MB_FORMAT_BF16, findings->layer, i, &need); i++) {
+    for (int64_t i = 0; !code && mb_tensor_needed(config, MB_FORMAT_BF16, findings->layer, i, &need); i++)
         code = check_tensor(session, &need, findings);
-    }
     return code;
 }
 
