@@ -74,19 +74,6 @@ static moeblock_status find_kinds(moeblock_block *block, moeblock_error *error)
     return MOEBLOCK_OK;
 }
 
-static moeblock_status fill_owners(moeblock_block *block, moeblock_error *error)
-{
-    const int64_t experts = block->config->num_experts;
-    block->owner = mb_alloc(&block->context->allocator, (size_t)experts * sizeof *block->owner);
-    if (!block->owner) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a block: no memory");
-    for (int i = 0; i < block->share.ep; i++) {
-        int64_t begin, end;
-        mb_split(experts, block->share.ep, i, &begin, &end);
-        for (int64_t e = begin; e < end; e++) block->owner[e] = i;
-    }
-    return MOEBLOCK_OK;
-}
-
 static moeblock_status fill_block(moeblock_block *block, const moeblock_config *config, moeblock_error *error)
 {
     block->config = mb_config_copy(config, &block->context->allocator);
@@ -94,7 +81,7 @@ static moeblock_status fill_block(moeblock_block *block, const moeblock_config *
     block->routed_width = config->latent_size ? config->latent_size : config->hidden_size;
     MB_TRY(mb_share_make(block->config, block->mesh, &block->share, error));
     MB_TRY(find_kinds(block, error));
-    return fill_owners(block, error);
+    return mb_share_place(block, error);
 }
 
 moeblock_status moeblock_block_create(moeblock_context *context, const moeblock_config *config,
@@ -134,7 +121,8 @@ void moeblock_block_destroy(moeblock_block **block)
     const moeblock_allocator *allocator = &(*block)->context->allocator;
     (*block)->backend->unload(*block, (*block)->set);
     moeblock_config_destroy(&(*block)->config);
-    mb_free(allocator, (*block)->owner);
+    mb_placement_free(&(*block)->placement);
+    mb_free(allocator, (*block)->owns);
     mb_free(allocator, *block);
     *block = NULL;
 }

@@ -13,6 +13,7 @@
 #include "mesh/mesh.h"
 #include "support/golden.h"
 #include "support/mesh_double.h"
+#include "unit/files.h"
 
 struct scenario {
     const struct golden_case *golden;
@@ -110,6 +111,58 @@ static void rank_body(void *argument, const moeblock_mesh *mesh)
     free(y);
     free(ids);
     rank_close(&rank);
+}
+
+// A table in which neighbours lie apart and every third expert has a copy on all ranks. Its file's name goes to `path`.
+static void write_table(int64_t experts, int ranks, char *path)
+{
+    strcpy(path, files_path("table.json"));
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fprintf(file, "{\"schema\": \"moeblock.placement/1\", \"ranks\": %d, \"experts\": [", ranks);
+    for (int64_t e = 0; e < experts; e++) {
+        fprintf(file, "%s[", e ? ", " : "");
+        for (int r = 0; r < ranks; r++)
+            if (e % 3 == 0 || e % ranks == r) fprintf(file, "%s%d", e % 3 == 0 && r ? ", " : "", r);
+        fprintf(file, "]");
+    }
+    fprintf(file, "]}\n");
+    assert_int_equal(fclose(file), 0);
+}
+
+// On meshes of several rows experts lie anywhere, the first ones on several ranks at once: the same bytes.
+static void copies_of_experts(void **state)
+{
+    (void)state;
+    static const int shapes[][2] = {{2, 1}, {3, 2}, {5, 1}};
+    static const char *const cases[] = {"deepseek_v3-bf16", "gpt_oss_mxfp4", "longcat_flash-bf16"};
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        struct golden_case golden;
+        struct golden_run single;
+        golden_open(cases[c], &golden);
+        assert_int_equal(golden_run(&golden, &(struct golden_settings){.level = NULL}, &single, &error), MOEBLOCK_OK);
+        moeblock_config_shape shape;
+        moeblock_config_get_shape(single.config, &shape);
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            char setting[700] = "mesh.placement=";
+            write_table(shape.num_experts, shapes[i][0], strchr(setting, 0));
+            const char *const set[] = {setting};
+            struct mesh_double *mesh = mesh_double_create(shapes[i][0], shapes[i][1]);
+            for (int variant = 0; variant < 2; variant++) {
+                struct scenario scenario = {.golden = &golden,
+                                            .single = &single,
+                                            .all_tokens_on_row_0 = variant,
+                                            .mode = MOEBLOCK_PREFILL,
+                                            .set = set,
+                                            .n_set = 1};
+                mesh_double_run(mesh, rank_body, &scenario);
+            }
+            mesh_double_destroy(mesh);
+        }
+        golden_run_free(&golden, &single);
+        golden_close(&golden);
+    }
 }
 
 static void check_meshes(const char *name, const char *const *set, size_t n_set)
@@ -353,6 +406,7 @@ int main(void)
         cmocka_unit_test(no_tensor_parallelism),
         cmocka_unit_test(axes_swapped),
         cmocka_unit_test(equal_axes),
+        cmocka_unit_test(copies_of_experts),
     };
-    return cmocka_run_group_tests_name("mesh", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("mesh", tests, files_begin, files_end);
 }

@@ -25,9 +25,12 @@ typedef struct moeblock_expert_build {
     int shared;               // 1: the shared expert (experts is then 1)
     moeblock_compute compute; // F32 or BF16
     int64_t experts, hidden, intermediate;
-    int64_t e0, e1; // experts owned
+    int64_t e0, e1; // range that holds every expert owned
     int64_t i0, i1; // columns of the intermediate owned (gate and up rows)
     int64_t h0, h1; // output columns owned (down rows)
+    // NULL: the whole range is owned. Else owns[e - e0] tells whether expert e is; a kind that does not look only holds
+    // more than it must. Lives as long as the object.
+    const uint8_t *owns;
 } moeblock_expert_build;
 
 // One call on rows of one expert. `rows` holds m pointers: to `hidden` elements for inner, to `intermediate`

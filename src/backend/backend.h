@@ -12,6 +12,7 @@
 #include "experts/shared_gate.h"
 #include "kernels/kernels.h"
 #include "mesh/mesh.h"
+#include "mesh/placement.h"
 #include "moeblock/block.h"
 #include "routers/router.h"
 
@@ -19,7 +20,8 @@
 struct mb_share {
     int tp, tp_index, tp_axis; // ranks that split columns, this rank's place; 1 when tensor parallelism is off
     int ep, ep_index, ep_axis; // ranks that split experts
-    int64_t e0, e1;            // routed experts
+    int64_t e0, e1;            // range that holds every routed expert owned
+    int64_t owned;             // of them; all of the range with contiguous placement
     int64_t i0, i1, s0, s1;    // columns of the routed and of the shared intermediate
     int64_t d0, d1;            // columns of the routed output (the latent width where there is one)
     int64_t h0, h1;            // columns of the hidden size
@@ -49,9 +51,10 @@ struct moeblock_block {
     moeblock_compute requested;
     const struct mb_registered *router_kind, *routed_kind, *shared_kind; // NULL where there is none
     struct mb_share share;
-    int32_t *owner;            // [num_experts]: EP index of the rank that holds each expert
-    int64_t routed_width;      // width of rows into and out of the routed experts: latent_size or hidden_size
-    struct mb_weight_set *set; // NULL before load
+    struct mb_placement_table placement; // EP ranks that hold each routed expert
+    uint8_t *owns;                       // [num_experts] whether this rank holds it
+    int64_t routed_width;                // width of rows into and out of the routed experts: latent_size or hidden_size
+    struct mb_weight_set *set;           // NULL before load
     mb_trace trace;
     void *trace_user;
 };
@@ -120,6 +123,13 @@ moeblock_status mb_expert_needs(const struct mb_registered *kind, const void *se
 // share.c
 moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh *mesh, struct mb_share *out,
                               moeblock_error *error);
+// Fills the block's placement and `owns`, and the experts of its share.
+moeblock_status mb_share_place(moeblock_block *block, moeblock_error *error);
+// EP rank that computes class `id` for tokens whose home is EP rank `home`; -1 for null experts and empty slots.
+static inline int mb_share_rank(const moeblock_block *block, int32_t id, int home)
+{
+    return id >= 0 && id < block->config->num_experts ? mb_placement_rank(&block->placement, id, home) : -1;
+}
 // Columns of axis rank `index` when `total` columns are split over the TP ranks.
 void mb_share_columns(const struct mb_share *share, int64_t total, int index, int64_t *begin, int64_t *end);
 

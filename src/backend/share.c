@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a rank owns. Experts are split in contiguous runs over the EP axis, output columns of every projection over the
-// TP axis, never k: no partial sum crosses ranks, so the mesh shape cannot change bits.
+// What a rank owns. Whole experts are placed on the EP axis, output columns of every projection are split over the TP
+// axis, never k: no partial sum crosses ranks, so the mesh shape cannot change bits.
 #include "backend/backend.h"
 #include "base/status.h"
 
@@ -31,10 +31,26 @@ moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh
         out->ep_index = axis_index(mesh, ep_axis);
     }
     const int64_t width = config->latent_size ? config->latent_size : config->hidden_size;
-    mb_split(config->num_experts, out->ep, out->ep_index, &out->e0, &out->e1);
     mb_share_columns(out, config->routed.intermediate_size, out->tp_index, &out->i0, &out->i1);
     mb_share_columns(out, config->shared.intermediate_size, out->tp_index, &out->s0, &out->s1);
     mb_share_columns(out, width, out->tp_index, &out->d0, &out->d1);
     mb_share_columns(out, config->hidden_size, out->tp_index, &out->h0, &out->h1);
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_share_place(moeblock_block *block, moeblock_error *error)
+{
+    const moeblock_config *config = block->config;
+    struct mb_share *share = &block->share;
+    const moeblock_allocator *allocator = &block->context->allocator;
+    MB_TRY(mb_placement_named(allocator, config->placement, config->num_experts, share->ep, &block->placement, error));
+    block->owns = mb_alloc_zero(allocator, (size_t)config->num_experts);
+    if (!block->owns) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "placing experts: no memory");
+    for (int64_t e = 0; e < config->num_experts; e++) {
+        if (!mb_placement_holds(&block->placement, e, share->ep_index)) continue;
+        block->owns[e] = 1;
+        if (!share->owned++) share->e0 = e;
+        share->e1 = e + 1;
+    }
     return MOEBLOCK_OK;
 }

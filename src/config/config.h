@@ -85,6 +85,8 @@ struct moeblock_config {
     bool ep_enabled;
     int64_t ep_axis;
 
+    char placement[1024]; // "contiguous", or the file of a placement table (mesh/placement.h)
+
     struct mb_router_config router;
     char expert_type[64]; // "distributed" ("throughput" is the same), or a registered name
     bool out_norm;        // RMSNorm of routed + shared

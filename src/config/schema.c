@@ -122,6 +122,9 @@ const struct mb_schema_row mb_schema[] = {
      .aliases = ALSO("expert_parallel.cluster_axis", "experts.distributed.dispatch_cluster_axis")},
     {FLAG("replicated_batch_mode", replicated_batch),
      .help = "Whether every row of the mesh holds the same tokens instead of its own."},
+    {TEXT("mesh.placement", placement, 1), .fallback = "\"contiguous\"",
+     .help = "Which ranks of the expert-parallel axis hold each expert: contiguous runs, or the file of a table that "
+             "`moeblock route --placement` wrote for this mesh. Never changes bits."},
 
     {TEXT("router.type", router.type, 1), .fallback = "\"linear\"",
      .help = "moe_gate (grouped_topk is the same), topk, linear, or a registered name. A type sets the defaults of "

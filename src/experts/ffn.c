@@ -14,16 +14,19 @@
 // Stored bytes of one piece of packing. Staging also holds the converted codes, so that it stays within twice this.
 enum { PIECE_BYTES = 1 << 20 };
 
-static moeblock_status create(void *user, const moeblock_expert_build *build, void **out, moeblock_error *error)
+// Numbers the experts that this rank owns.
+static moeblock_status list_owned(struct ffn *self, moeblock_error *error)
 {
-    (void)user;
-    const moeblock_config *config = build->config;
-    struct ffn *self = mb_alloc_zero(&build->context->allocator, sizeof *self);
-    if (!self) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating experts: no memory");
-    self->build = *build;
-    self->config = build->shared ? &config->shared : &config->routed;
-    self->kernels = build->context->kernels;
-    *out = self;
+    const moeblock_expert_build *b = &self->build;
+    const size_t range = (size_t)mb_max(b->e1 - b->e0, 0);
+    self->place = mb_alloc(&b->context->allocator, range * sizeof *self->place);
+    self->id = mb_alloc(&b->context->allocator, range * sizeof *self->id);
+    if (!self->place || !self->id) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating experts: no memory");
+    for (int64_t e = b->e0; e < b->e1; e++) {
+        const bool owned = !b->owns || b->owns[e - b->e0];
+        self->place[e - b->e0] = owned ? (int32_t)self->owned : -1;
+        if (owned) self->id[self->owned++] = (int32_t)e;
+    }
     return MOEBLOCK_OK;
 }
 
@@ -40,7 +43,26 @@ static void destroy(void *object)
     free_spares(self);
     mb_free(allocator, self->packed);
     mb_free(allocator, self->biases);
+    mb_free(allocator, self->place);
+    mb_free(allocator, self->id);
     mb_free(allocator, self);
+}
+
+static moeblock_status create(void *user, const moeblock_expert_build *build, void **out, moeblock_error *error)
+{
+    (void)user;
+    const moeblock_config *config = build->config;
+    struct ffn *self = mb_alloc_zero(&build->context->allocator, sizeof *self);
+    if (!self) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating experts: no memory");
+    self->build = *build;
+    self->config = build->shared ? &config->shared : &config->routed;
+    self->kernels = build->context->kernels;
+    const moeblock_status status = list_owned(self, error);
+    if (status == MOEBLOCK_OK)
+        *out = self;
+    else
+        destroy(self);
+    return status;
 }
 
 // The linear maps in packing order. Rows of gate and up are columns of the intermediate, rows of down those of the
@@ -90,9 +112,9 @@ static moeblock_status find(const struct ffn *self, const struct projection *pro
 static moeblock_status check_alike(const struct ffn *self, const struct projection *projection,
                                    const struct mb_matrix *first, moeblock_error *error)
 {
-    for (int64_t e = self->build.e0; e < self->build.e1; e++) {
+    for (int64_t i = 0; i < self->owned; i++) {
         struct mb_matrix matrix;
-        MB_TRY(find(self, projection, e, &matrix, error));
+        MB_TRY(find(self, projection, self->id[i], &matrix, error));
         if (matrix.format != first->format || matrix.row_stride != first->row_stride ||
             matrix.column_stride != first->column_stride) {
             return mb_fail(
@@ -149,7 +171,7 @@ static moeblock_status plan(struct ffn *self, moeblock_error *error)
     struct mb_matrix firsts[PROJECTIONS];
     for (int i = 0; i < self->projection_count; i++) {
         struct projection *p = &self->projections[i];
-        MB_TRY(find(self, p, b->e0, &firsts[i], error));
+        MB_TRY(find(self, p, self->id[0], &firsts[i], error));
         MB_TRY(check_alike(self, p, &firsts[i], error));
         struct mb_packing *packing = p->outer ? &self->outer : &self->inner;
         const struct mb_packing wanted = {.format = packed_format(firsts[i].format, b->compute),
@@ -184,7 +206,7 @@ static moeblock_status plan(struct ffn *self, moeblock_error *error)
 static moeblock_status allocate(struct ffn *self, moeblock_error *error)
 {
     const moeblock_allocator *allocator = &self->build.context->allocator;
-    const uint64_t owned = (uint64_t)(self->build.e1 - self->build.e0);
+    const uint64_t owned = (uint64_t)self->owned;
     self->inner_bytes = mb_round_up(self->kernels->packed_bytes(&self->inner), 64);
     self->expert_bytes = self->inner_bytes + mb_round_up(self->kernels->packed_bytes(&self->outer), 64);
     uint64_t bytes, bias_bytes = 0;
@@ -205,23 +227,24 @@ static moeblock_status open(void *object, moeblock_weights *weights, int64_t lay
     self->weights = weights;
     self->layer = layer;
     *items = 0;
-    if (self->build.e0 >= self->build.e1) return MOEBLOCK_OK;
+    if (!self->owned) return MOEBLOCK_OK;
     list_projections(self);
     MB_TRY(plan(self, error));
     MB_TRY(allocate(self, error));
-    *items = (self->build.e1 - self->build.e0) * self->items_per_expert;
+    *items = self->owned * self->items_per_expert;
     atomic_store(&self->unpacked, *items);
     return MOEBLOCK_OK;
 }
 
 static char *packed_of(const struct ffn *self, int64_t expert, bool outer)
 {
-    return self->packed + (size_t)(expert - self->build.e0) * self->expert_bytes + (outer ? self->inner_bytes : 0);
+    const size_t place = (size_t)self->place[expert - self->build.e0];
+    return self->packed + place * self->expert_bytes + (outer ? self->inner_bytes : 0);
 }
 
 static float *bias_of(const struct ffn *self, int64_t expert, int64_t at)
 {
-    return self->biases ? self->biases + (expert - self->build.e0) * self->bias_stride + at : NULL;
+    return self->biases ? self->biases + self->place[expert - self->build.e0] * self->bias_stride + at : NULL;
 }
 
 // Reads a whole bias and keeps the rank's own part.
@@ -287,7 +310,7 @@ static moeblock_status pack_piece(struct ffn *self, const struct projection *pro
 // Items go expert by expert, projection by projection, piece by piece: the order of the file.
 static moeblock_status pack_item(struct ffn *self, int64_t item, moeblock_error *error)
 {
-    const int64_t expert = self->build.e0 + item / self->items_per_expert;
+    const int64_t expert = self->id[item / self->items_per_expert];
     int64_t index = item % self->items_per_expert;
     const struct projection *projection = self->projections;
     while (index >= projection->items) index -= projection++->items;
@@ -309,7 +332,7 @@ static size_t packed_bytes(const void *object)
     const struct ffn *self = object;
     if (!self->packed) return 0;
     const size_t biases = self->biases ? (size_t)self->bias_stride * sizeof(float) : 0;
-    return (size_t)(self->build.e1 - self->build.e0) * (self->expert_bytes + biases);
+    return (size_t)self->owned * (self->expert_bytes + biases);
 }
 
 static size_t scratch_bytes(const void *object, int64_t m)

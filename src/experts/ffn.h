@@ -29,6 +29,9 @@ struct ffn {
     const struct mb_kernels *kernels;
     moeblock_weights *weights; // borrowed until the last pack
     int64_t layer;
+    int64_t owned;  // experts
+    int32_t *place; // [e1 - e0] where an expert lies among them; -1: elsewhere
+    int32_t *id;    // [owned]
     struct projection projections[PROJECTIONS];
     int projection_count;
     int64_t items_per_expert;

@@ -21,15 +21,10 @@ static moeblock_status return_outputs(struct mb_run *run)
     for (int i = 0; i < share->ep; i++) {
         int64_t out = 0, back = 0;
         for (int64_t r = 0; r < b->receive_rows[i]; r++, row++)
-            for (int64_t j = 0; j < run->k; j++) {
-                const int32_t id = b->arrived_ids[row][j];
-                out += id >= share->e0 && id < share->e1;
-            }
+            for (int64_t j = 0; j < run->k; j++) out += mb_computed_here(run, b->arrived_ids[row][j]);
         for (int64_t r = 0; r < b->send_rows[i]; r++, record++)
-            for (int64_t j = 0; j < run->k; j++) {
-                const int32_t id = b->ids[b->record_token[record] * run->k + j];
-                back += id >= 0 && id < block->config->num_experts && block->owner[id] == i;
-            }
+            for (int64_t j = 0; j < run->k; j++)
+                back += mb_share_rank(block, b->ids[b->record_token[record] * run->k + j], share->ep_index) == i;
         b->send_bytes[i] = (size_t)out * one;
         b->receive_bytes[i] = (size_t)back * one;
     }

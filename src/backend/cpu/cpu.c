@@ -34,8 +34,7 @@ size_t mb_record_bytes(const moeblock_block *block, const struct mb_weight_set *
 
 int64_t mb_slots_most(const moeblock_block *block, int64_t rows, int64_t k)
 {
-    const int64_t owned = block->share.e1 - block->share.e0;
-    return rows * mb_min(k, owned);
+    return rows * mb_min(k, block->share.owned);
 }
 
 struct each {

@@ -50,7 +50,7 @@ struct mb_buffers {
     const char **arrived_row;      // [a] rows in elements of the routed width
     const int32_t **arrived_ids;   // [a] k ids of each arrived row
     const float **arrived_weights; // [a]
-    int64_t *expert_begin;         // [owned + 1] first slot of each owned expert
+    int64_t *expert_begin;         // [e1 - e0 + 1] first slot of each expert of the range
     struct mb_slot *slot;          // [s]
     const void **slot_row;         // [s] input row of each slot
     void *scaled;                  // [s][D] elements: rows times weights, when weights go to the input
@@ -85,6 +85,12 @@ static inline int64_t mb_task_columns(const moeblock_expert_class *kind, const v
 }
 
 static inline struct mb_buffers *mb_buffers_of(const struct mb_run *run) { return run->workspace->buffers; }
+
+// Whether an id of an arrived row is computed on this rank. Rows from other ranks carry -1 for all other ids.
+static inline bool mb_computed_here(const struct mb_run *run, int32_t id)
+{
+    return id >= 0 && id < run->block->config->num_experts && run->block->owns[id];
+}
 
 static inline size_t mb_element_bytes(const struct mb_weight_set *set)
 {

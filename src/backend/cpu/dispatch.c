@@ -26,21 +26,22 @@ static void take_own_rows(struct mb_run *run)
     }
 }
 
-// EP rank that owns class `id`; -1 for null experts and empty slots.
-static int owner_of(const struct mb_run *run, int32_t id)
+// EP rank that computes class `id` for this rank's own tokens.
+static int rank_of(const struct mb_run *run, int32_t id)
 {
-    return id >= 0 && id < run->block->config->num_experts ? run->block->owner[id] : -1;
+    return mb_share_rank(run->block, id, run->block->share.ep_index);
 }
 
 static bool goes_to(const struct mb_run *run, int64_t token, int rank)
 {
     const int32_t *ids = mb_buffers_of(run)->ids + token * run->k;
     for (int64_t j = 0; j < run->k; j++)
-        if (owner_of(run, ids[j]) == rank) return true;
+        if (rank_of(run, ids[j]) == rank) return true;
     return false;
 }
 
-// Records by destination, tokens ascending; also where each slot's output will lie when it comes back.
+// Records by destination, tokens ascending, with the ids that are computed there and -1 for the others; also where each
+// slot's output will lie when it comes back.
 static void fill_records(struct mb_run *run)
 {
     const moeblock_block *block = run->block;
@@ -57,11 +58,15 @@ static void fill_records(struct mb_run *run)
             char *to = b->send + (size_t)sent * record;
             memset(to + ids_at, 0, record - ids_at);
             memcpy(to, own_row(run, t), row);
-            memcpy(to + ids_at, b->ids + t * run->k, ids_bytes);
             memcpy(to + ids_at + ids_bytes, b->weights + t * run->k, (size_t)run->k * sizeof(float));
             b->record_token[sent++] = t;
-            for (int64_t j = 0; j < run->k; j++)
-                if (owner_of(run, b->ids[t * run->k + j]) == rank) b->return_place[t * run->k + j] = place++;
+            int32_t *there = (int32_t *)(void *)(to + ids_at);
+            for (int64_t j = 0; j < run->k; j++) {
+                const int64_t slot = t * run->k + j;
+                const bool goes = rank_of(run, b->ids[slot]) == rank;
+                there[j] = goes ? b->ids[slot] : -1;
+                if (goes) b->return_place[slot] = place++;
+            }
         }
         b->send_rows[rank] = sent - before;
     }
@@ -103,29 +108,29 @@ static void sort_slots(struct mb_run *run)
 {
     const moeblock_block *block = run->block;
     struct mb_buffers *b = mb_buffers_of(run);
-    const int64_t owned = block->share.e1 - block->share.e0;
-    memset(b->expert_begin, 0, (size_t)(owned + 1) * sizeof *b->expert_begin);
+    const int64_t range = block->share.e1 - block->share.e0;
+    memset(b->expert_begin, 0, (size_t)(range + 1) * sizeof *b->expert_begin);
     run->slots = 0;
     for (int64_t r = 0; r < run->arrived; r++) {
         for (int64_t j = 0; j < run->k; j++) {
-            if (owner_of(run, b->arrived_ids[r][j]) != block->share.ep_index) continue;
+            if (!mb_computed_here(run, b->arrived_ids[r][j])) continue;
             b->expert_begin[b->arrived_ids[r][j] - block->share.e0 + 1]++;
             run->slots++;
         }
     }
-    for (int64_t e = 0; e < owned; e++) b->expert_begin[e + 1] += b->expert_begin[e];
+    for (int64_t e = 0; e < range; e++) b->expert_begin[e + 1] += b->expert_begin[e];
     int64_t arrival = 0;
     for (int64_t r = 0; r < run->arrived; r++) {
         for (int64_t j = 0; j < run->k; j++) {
             const int32_t id = b->arrived_ids[r][j];
-            if (owner_of(run, id) != block->share.ep_index) continue;
+            if (!mb_computed_here(run, id)) continue;
             const int64_t at = b->expert_begin[id - block->share.e0]++;
             b->slot[at] = (struct mb_slot){r, arrival++, b->arrived_weights[r][j]};
             b->slot_row[at] = b->arrived_row[r];
         }
     }
     // The scatter moved each begin to its end: shift back.
-    memmove(b->expert_begin + 1, b->expert_begin, (size_t)owned * sizeof *b->expert_begin);
+    memmove(b->expert_begin + 1, b->expert_begin, (size_t)range * sizeof *b->expert_begin);
     b->expert_begin[0] = 0;
 }
 

@@ -80,6 +80,7 @@ static moeblock_status open_experts(const moeblock_block *block, bool shared, mo
         .i1 = shared ? share->s1 : share->i1,
         .h0 = shared ? share->h0 : share->d0,
         .h1 = shared ? share->h1 : share->d1,
+        .owns = !shared && share->owned < share->e1 - share->e0 ? block->owns + share->e0 : NULL,
     };
     if (!kind->splits) {
         build.i0 = build.h0 = 0;
@@ -160,9 +161,8 @@ static moeblock_status load_experts(const moeblock_block *block, moeblock_weight
     MB_TRY(open_experts(block, true, weights, layer, set, &set->shared, &shared_items, error));
     packing.items = packing.routed_items + shared_items;
     const size_t routed_bytes = packed_bytes_of(block->routed_kind, set->routed);
-    const int64_t owned = block->share.e1 - block->share.e0;
     set->packed_bytes = routed_bytes + packed_bytes_of(block->shared_kind, set->shared);
-    set->expert_packed_bytes = owned ? routed_bytes / (size_t)owned : 0;
+    set->expert_packed_bytes = block->share.owned ? routed_bytes / (size_t)block->share.owned : 0;
     pthread_mutex_init(&packing.lock, NULL);
     mb_parallel(block->context, packing.items, pack_task, &packing);
     pthread_mutex_destroy(&packing.lock);
