@@ -56,8 +56,7 @@ int cli_open_config(struct cli_session *session, const struct cli_args *args, co
                     const char *const *set, size_t n_set)
 {
     char *const path = session->config_path;
-    const bool ours = mb_is_directory(config) && !holds(config, "config.json") && holds(config, "moeblock.json");
-    if (snprintf(path, CLI_PATH_MAX, "%s%s", config, ours ? "/moeblock.json" : "") >= CLI_PATH_MAX)
+    if (snprintf(path, CLI_PATH_MAX, "%s", config) >= CLI_PATH_MAX)
         return cli_fail(CLI_NO_INPUT, "the name of the configuration is longer than %d bytes", CLI_PATH_MAX);
 
     const char *all[CLI_SET_MAX + 8];

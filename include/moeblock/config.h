@@ -24,9 +24,9 @@ typedef struct moeblock_config_options {
     size_t n_set;
 } moeblock_config_options;
 
-// Reads CONFIG: our JSON file, a Hugging Face config.json, or a folder that holds one. `options` may be NULL.
-// Errors: NOT_FOUND, INVALID_CONFIG (file, line, key path, found, allowed), UNSUPPORTED (a model type or value that
-// is not known, by name), LIMIT, IO, OUT_OF_MEMORY.
+// Reads CONFIG: our JSON file, a Hugging Face config.json, or a folder that holds config.json (else moeblock.json).
+// `options` may be NULL. Errors: NOT_FOUND, INVALID_CONFIG (file, line, key path, found, allowed), UNSUPPORTED (a model
+// type or value that is not known, by name), LIMIT, IO, OUT_OF_MEMORY.
 MOEBLOCK_API moeblock_status moeblock_config_open(moeblock_context *context, const char *path,
                                                   const moeblock_config_options *options, moeblock_config **out,
                                                   moeblock_error *error);

@@ -326,6 +326,16 @@ moeblock_status moeblock_config_parse(moeblock_context *context, const char *tex
     return parse_text(context, text, bytes, name ? name : "configuration", NULL, &read, out, error);
 }
 
+// The description in a folder: the model's config.json, or, in a folder that `synth` wrote, moeblock.json.
+static moeblock_status file_of_folder(const char *folder, char *out, size_t capacity, moeblock_error *error)
+{
+    char ours[4096];
+    MB_TRY(mb_path_join(folder, "moeblock.json", ours, sizeof ours, error));
+    MB_TRY(mb_path_join(folder, "config.json", out, capacity, error));
+    if (!mb_exists(out) && mb_exists(ours)) return mb_path_join(folder, "moeblock.json", out, capacity, error);
+    return MOEBLOCK_OK;
+}
+
 moeblock_status moeblock_config_open(moeblock_context *context, const char *path,
                                      const moeblock_config_options *options, moeblock_config **out,
                                      moeblock_error *error)
@@ -341,7 +351,7 @@ moeblock_status moeblock_config_open(moeblock_context *context, const char *path
                        context ? "path" : "context");
     MB_TRY(read_options(options, &read, error));
     if (mb_is_directory(path)) {
-        MB_TRY(mb_path_join(path, "config.json", inside, sizeof inside, error));
+        MB_TRY(file_of_folder(path, inside, sizeof inside, error));
         path = inside;
     }
     MB_TRY(mb_file_read_text(&context->allocator, path, (size_t)32 << 20, &text, &bytes, error));
