@@ -11,8 +11,10 @@
 #include "base/status.h"
 #include "experts/expert.h"
 
-// Stored bytes of one piece of packing. Staging also holds the converted codes, so that it stays within twice this.
-enum { PIECE_BYTES = 1 << 20 };
+// A piece is read in one go, about so many stored bytes: small enough that its staging stays in a core's own cache. An
+// item is consecutive pieces of about as many bytes as a huge page, which a thread so fills soon after its first touch
+// had the system clear it; were neighbouring pieces packed by two threads at once, both would have the page cleared.
+enum { PIECE_BYTES = 512 << 10, ITEM_BYTES = 4 << 20 };
 
 // Numbers the experts that this rank owns.
 static moeblock_status list_owned(struct ffn *self, moeblock_error *error)
@@ -194,8 +196,9 @@ static moeblock_status plan(struct ffn *self, moeblock_error *error)
         p->pieces = self->paired && p->part ? 0
                                             : mb_matrix_pieces(&firsts[i], p->outer ? &self->outer : &self->inner,
                                                                self->kernels->granule, PIECE_BYTES);
-        p->items = mb_max(p->pieces, 1); // the first item also reads the bias
         const size_t staging = p->pieces ? staging_of(self, p, &firsts[i]) : 0;
+        const int64_t most = staging ? mb_max(1, (int64_t)(ITEM_BYTES / staging)) : 1; // pieces of an item
+        p->items = mb_max(1, mb_ceil_div(p->pieces, most));                            // the first also reads the bias
         self->stage_bytes = staging > self->stage_bytes ? staging : self->stage_bytes;
         self->items_per_expert += p->items;
     }
@@ -283,26 +286,34 @@ static void give_staging(struct ffn *self, void *staging)
     mb_free(&self->build.context->allocator, staging);
 }
 
-static moeblock_status pack_piece(struct ffn *self, const struct projection *projection, int64_t expert, int64_t index,
+static moeblock_status pack_piece(const struct ffn *self, const struct projection *projection,
+                                  const struct mb_matrix *matrix, int64_t index, void *packed, void *staging,
                                   moeblock_error *error)
 {
     const struct mb_packing *packing = projection->outer ? &self->outer : &self->inner;
+    const struct piece p = piece_of(self, projection, matrix, index);
+    if (p.n0 >= p.n1 || p.k0 >= p.k1) return MOEBLOCK_OK; // a rank may own no rows at all
+    if (packs_both(self, projection))
+        return mb_matrix_pack_pair(self->weights, matrix, self->kernels, packing, packed, projection->first, p.n0, p.n1,
+                                   p.k0, p.k1, staging, error);
+    return mb_matrix_pack(self->weights, matrix, self->kernels, packing, packed, projection->part, projection->first,
+                          p.n0, p.n1, p.k0, p.k1, staging, error);
+}
+
+// Pieces [begin, end) of one expert's projection.
+static moeblock_status pack_pieces(struct ffn *self, const struct projection *projection, int64_t expert, int64_t begin,
+                                   int64_t end, moeblock_error *error)
+{
     struct mb_matrix matrix;
     MB_TRY(find(self, projection, expert, &matrix, error));
-    const struct piece p = piece_of(self, projection, &matrix, index);
-    if (p.n0 >= p.n1 || p.k0 >= p.k1) return MOEBLOCK_OK; // a rank may own no rows at all
-    void *staging = take_staging(self);
+    void *packed = packed_of(self, expert, projection->outer), *staging = take_staging(self);
     if (!staging) {
         return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "packing '%s': no memory for %zu bytes", matrix.codes.name,
                        self->stage_bytes);
     }
-    void *packed = packed_of(self, expert, projection->outer);
-    const moeblock_status status =
-        packs_both(self, projection)
-            ? mb_matrix_pack_pair(self->weights, &matrix, self->kernels, packing, packed, projection->first, p.n0, p.n1,
-                                  p.k0, p.k1, staging, error)
-            : mb_matrix_pack(self->weights, &matrix, self->kernels, packing, packed, projection->part,
-                             projection->first, p.n0, p.n1, p.k0, p.k1, staging, error);
+    moeblock_status status = MOEBLOCK_OK;
+    for (int64_t i = begin; i < end && status == MOEBLOCK_OK; i++)
+        status = pack_piece(self, projection, &matrix, i, packed, staging, error);
     give_staging(self, staging);
     return status;
 }
@@ -315,8 +326,9 @@ static moeblock_status pack_item(struct ffn *self, int64_t item, moeblock_error 
     const struct projection *projection = self->projections;
     while (index >= projection->items) index -= projection++->items;
     if (index == 0 && self->config->bias) MB_TRY(load_bias(self, projection, expert, error));
-    if (index >= projection->pieces) return MOEBLOCK_OK; // only the bias
-    return pack_piece(self, projection, expert, index, error);
+    const int64_t pieces = projection->pieces, items = projection->items;
+    if (pieces == 0) return MOEBLOCK_OK; // only the bias
+    return pack_pieces(self, projection, expert, index * pieces / items, (index + 1) * pieces / items, error);
 }
 
 static moeblock_status pack(void *object, int64_t item, moeblock_error *error)

@@ -20,7 +20,7 @@ struct projection {
     int64_t first, end;    // rows owned
     int64_t bias;          // place of the own biases among an expert's
     int64_t pieces;        // of one expert, packed one by one; 0 when packed with the gate
-    int64_t items;         // packing items of one expert: the pieces, at least one for the bias
+    int64_t items;         // packing items of one expert: some pieces each, at least one for the bias
 };
 
 struct ffn {
