@@ -8,7 +8,7 @@
 #include "cli/exit.h"
 #include "cli/values.h"
 
-enum { SETS = 4 }; // data sets for tensors of one type and shape
+enum { SETS = 2 }; // data sets for tensors of one type and shape
 
 static bool alike(const moeblock_tensor *a, const moeblock_tensor_need *b)
 {
@@ -83,11 +83,34 @@ void bench_weights_free(struct bench_weights *weights)
     *weights = (struct bench_weights){0};
 }
 
-uint64_t bench_weights_bytes(const moeblock_config *config, enum mb_format format, int64_t layer)
+// Tensors of a type and shape alike, of which SETS at most have data of their own; a list of the kinds met.
+struct kinds {
+    moeblock_tensor_need kind[64];
+    int seen[64], count;
+};
+
+static bool has_data(struct kinds *kinds, const moeblock_tensor_need *need)
+{
+    int i = 0;
+    for (; i < kinds->count; i++) {
+        const moeblock_tensor_need *const k = &kinds->kind[i];
+        if (k->dtype == need->dtype && k->rank == need->rank && !memcmp(k->dims, need->dims, sizeof k->dims)) break;
+    }
+    if (i == (int)(sizeof kinds->seen / sizeof *kinds->seen)) return true;
+    if (i == kinds->count) kinds->kind[kinds->count++] = *need;
+    return kinds->seen[i]++ < SETS;
+}
+
+uint64_t bench_weights_bytes(const moeblock_config *config, enum mb_format format, int64_t layer, uint64_t *packed)
 {
     moeblock_tensor_need need;
+    struct kinds kinds = {.count = 0};
     uint64_t bytes = 0;
-    for (int64_t i = 0; mb_tensor_needed(config, format, layer, i, &need); i++) bytes += cli_need_bytes(&need, format);
-    // Stacked experts are one tensor, whose data cannot be shared.
-    return config->layout == MB_LAYOUT_STACKED ? 2 * bytes : bytes + bytes / 8;
+    *packed = 0;
+    for (int64_t i = 0; mb_tensor_needed(config, format, layer, i, &need); i++) {
+        const uint64_t one = cli_need_bytes(&need, format);
+        if (has_data(&kinds, &need)) bytes += one;
+        *packed += one;
+    }
+    return bytes;
 }

@@ -1,206 +1,227 @@
 // SPDX-License-Identifier: Apache-2.0
-// `moeblock bench`: times forward for each thread count and batch size. No result is left out.
+// `moeblock bench`: loads the configuration (each variant of it), times every batch size on every thread count in turn,
+// and reports. No result is left out.
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/context.h"
 #include "base/memory.h"
+#include "base/team.h"
 #include "block.h"
 #include "cli/bench.h"
 #include "cli/commands.h"
-#include "cli/machine.h"
+#include "cli/exit.h"
 #include "cli/out.h"
-#include "cli/progress.h"
 #include "cli/values.h"
 
-enum { RUNS_MIN = 5, RUNS_MAX = 1000, INPUTS = 8 }; // inputs in turn, so that the busy experts change
-static const double enough_seconds = 1.0;
+enum { ROOM = 4096, WINDOW_ROWS = 8 * 63 };
 
-static int compare_doubles(const void *a, const void *b)
+static int64_t most_of(const struct cli_list *list)
 {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+    int64_t most = 0;
+    for (size_t i = 0; i < list->count; i++) most = list->value[i] > most ? list->value[i] : most;
+    return most;
 }
 
-struct timing {
-    double *seconds;
-    int64_t count;
-    double active_experts, chunks; // summed over the runs
-};
-
-static int run_once(struct cli_session *session, moeblock_workspace *workspace, const float *x, float *y,
-                    int64_t tokens, int64_t hidden, struct timing *timing, bool counted)
+// The values of --compare as settings, one a variant.
+static int make_variants(struct bench *bench)
 {
-    moeblock_forward_stats stats = {.struct_size = sizeof stats};
-    const moeblock_array rows = {.dtype = MOEBLOCK_F32, .rank = 2, .dims = {tokens, hidden}};
-    moeblock_forward_input input = {.struct_size = sizeof input, .mode = MOEBLOCK_DECODE, .x = rows};
-    moeblock_forward_output output = {.struct_size = sizeof output, .y = rows, .stats = &stats};
-    input.x.data = (void *)(uintptr_t)x;
-    output.y.data = y;
-    const double started = cli_seconds();
-    const moeblock_status status = moeblock_block_forward(session->block, workspace, &input, &output, &session->error);
-    const double passed = cli_seconds() - started;
-    if (status != MOEBLOCK_OK) return cli_fail_status(CLI_ABOUT_CONFIG, &session->error);
-    if (!counted) return CLI_OK;
-    timing->seconds[timing->count++] = passed;
-    timing->active_experts += (double)stats.active_experts;
-    timing->chunks += (double)stats.chunks;
-    return CLI_OK;
-}
-
-static int time_runs(struct cli_session *session, moeblock_workspace *workspace, const float *x, float *y,
-                     const struct bench *bench, int64_t tokens, struct timing *timing)
-{
-    const int64_t hidden = bench->shape.hidden_size, wanted = bench->args->repeat;
-    const int64_t most = wanted ? wanted : RUNS_MAX;
-    const double started = cli_seconds();
-    for (int64_t i = -1; timing->count < most; i++) { // the first run warms up
-        if (!wanted && timing->count >= RUNS_MIN && cli_seconds() - started > enough_seconds) break;
-        const float *const rows = x + ((i + INPUTS) % INPUTS) * tokens * hidden;
-        const int code = run_once(session, workspace, rows, y, tokens, hidden, timing, i >= 0);
-        if (code) return code;
+    const char *const compare = bench->args->compare, *const equals = compare ? strchr(compare, '=') : NULL;
+    bench->variant_count = 1;
+    for (const char *c = equals; c && *c; c++) bench->variant_count += *c == ',';
+    if (compare && (!equals || equals == compare || bench->variant_count < 2))
+        return cli_fail(CLI_USAGE, "option --compare: found '%.200s', expected KEY.PATH=A,B", compare);
+    if (bench->variant_count > BENCH_VARIANTS_MAX)
+        return cli_fail(CLI_USAGE, "option --compare: %d values, at most %d", bench->variant_count, BENCH_VARIANTS_MAX);
+    bench->variants = mb_alloc_zero(&mb_default_allocator, sizeof *bench->variants * (size_t)bench->variant_count);
+    if (!bench->variants) return cli_fail(CLI_SYSTEM_REFUSED, "no memory for %d variants", bench->variant_count);
+    const char *value = equals ? equals + 1 : "";
+    for (int i = 0; equals && i < bench->variant_count; i++) {
+        struct bench_variant *const variant = &bench->variants[i];
+        const size_t bytes = strcspn(value, ",");
+        const int length = snprintf(variant->setting, sizeof variant->setting, "%.*s=%.*s", (int)(equals - compare),
+                                    compare, (int)bytes, value);
+        if (length >= (int)sizeof variant->setting)
+            return cli_fail(CLI_USAGE, "option --compare: a value longer than %zu bytes", sizeof variant->setting);
+        value += bytes + 1;
     }
     return CLI_OK;
 }
 
-// Multiply-adds of one token in one feed-forward count as two.
-static double ffn_flops(const struct mb_ffn_config *ffn, int64_t width)
-{
-    return 2.0 * (ffn->gated ? 3 : 2) * (double)width * (double)ffn->intermediate_size;
-}
-
-static void summarise(const struct bench *bench, const moeblock_config *config, struct timing *timing,
-                      struct bench_row *row)
-{
-    const double n = (double)timing->count, one = (double)bench->info.expert_packed_bytes;
-    const double rest = (double)bench->info.packed_bytes - one * (double)bench->shape.num_experts;
-    const int64_t width = config->latent_size ? config->latent_size : config->hidden_size;
-    qsort(timing->seconds, (size_t)timing->count, sizeof *timing->seconds, compare_doubles);
-    const int64_t middle = timing->count / 2, late = (95 * timing->count + 99) / 100 - 1;
-    row->repeats = timing->count;
-    row->median =
-        timing->count % 2 ? timing->seconds[middle] : (timing->seconds[middle - 1] + timing->seconds[middle]) / 2;
-    row->p95 = timing->seconds[late];
-    row->bytes = one * timing->active_experts / n + rest * timing->chunks / n;
-    row->flops = (double)row->tokens * (double)config->num_experts_per_tok * ffn_flops(&config->routed, width);
-    if (!config->routed_enabled) row->flops = 0;
-    if (config->shared_enabled) row->flops += (double)row->tokens * ffn_flops(&config->shared, config->hidden_size);
-    const double by_memory = row->limits.read_bytes_per_second > 0 ? row->bytes / row->limits.read_bytes_per_second : 0;
-    const double by_flops = row->flops / row->limits.flops_per_second;
-    row->bound = by_memory > by_flops ? by_memory : by_flops;
-}
-
-static int time_case(struct cli_session *session, struct bench *bench, struct bench_row *row)
-{
-    const moeblock_allocator *const allocator = &mb_default_allocator;
-    const int64_t values = row->tokens * bench->shape.hidden_size;
-    const int64_t most = bench->args->repeat ? bench->args->repeat : RUNS_MAX;
-    struct timing timing = {.seconds = mb_alloc(allocator, sizeof(double) * (size_t)most)};
-    float *const x = mb_alloc(allocator, sizeof(float) * (size_t)(values * INPUTS));
-    float *const y = mb_alloc(allocator, sizeof(float) * (size_t)values);
-    moeblock_workspace *workspace = NULL;
-    int code = CLI_OK;
-    if (!timing.seconds || !x || !y)
-        code = cli_fail(CLI_SYSTEM_REFUSED, "no memory for %" PRId64 " tokens", row->tokens);
-    else if (moeblock_workspace_create(session->block, row->tokens, NULL, 0, &workspace, &session->error) !=
-             MOEBLOCK_OK)
-        code = cli_fail_status(CLI_ABOUT_CONFIG, &session->error);
-    if (!code) {
-        cli_values_input(session->context, (uint64_t)bench->args->seed, values * INPUTS, x);
-        code = time_runs(session, workspace, x, y, bench, row->tokens, &timing);
-    }
-    if (!code) {
-        cli_limits_measure(session->context, bench->info.compute == MOEBLOCK_COMPUTE_BF16, &row->limits);
-        summarise(bench, session->config, &timing, row);
-        bench_report_row(bench, row);
-    }
-    moeblock_workspace_destroy(&workspace);
-    mb_free(allocator, x);
-    mb_free(allocator, y);
-    mb_free(allocator, timing.seconds);
-    return code;
-}
-
-// Halves the number of made-up experts until they fit the memory.
-static int fit_memory(struct cli_session *session, struct bench *bench, enum mb_format format, int64_t layer)
-{
-    struct cli_machine machine;
-    cli_machine_read(&machine);
-    const int64_t wanted = session->config->num_experts;
-    const uint64_t room = machine.available_bytes - machine.available_bytes / 8;
-    while (machine.available_bytes && bench_weights_bytes(session->config, format, layer) > room) {
-        char set[64];
-        const char *const sets[] = {set};
-        const int64_t fewer = session->config->num_experts / 2;
-        if (fewer < session->config->num_experts_per_tok) break;
-        snprintf(set, sizeof set, "model.num_experts=%" PRId64, fewer);
-        moeblock_config_destroy(&session->config);
-        const int code = cli_open_config(session, bench->args, bench->args->positional[0], sets, 1);
-        if (code) return code;
-    }
-    bench->left_out = wanted - session->config->num_experts;
-    return CLI_OK;
-}
-
-static int make_weights(struct cli_session *session, struct bench *bench, struct bench_weights *made)
+static int make_weights(struct bench *bench, struct bench_variant *variant, struct bench_weights *made)
 {
     const struct cli_args *const args = bench->args;
+    struct cli_session *const session = &variant->session;
     const bool named = strcmp(session->config->format, "auto") != 0;
     char name[sizeof session->config->format];
     snprintf(name, sizeof name, "%s", args->format ? args->format : named ? session->config->format : "bf16");
     const int found = mb_format_find(name);
     if (found < 0) return cli_fail(CLI_BAD_CONFIG, "weights.format is '%s', which cannot be made up", name);
     const int64_t layer = mb_block_layer(session->config);
-    bench->source = "made up";
-    const int code = fit_memory(session, bench, (enum mb_format)found, layer);
-    if (code) return code;
+    if (variant == bench->variants) {
+        const int code = bench_cost_fits(bench, session->config, (enum mb_format)found, layer);
+        if (code) return code;
+    }
     cli_expect_format(session->config, name);
     return bench_weights_make(session, (enum mb_format)found, layer, (uint64_t)args->seed, made);
 }
 
-static int time_threads(struct cli_session *session, struct bench *bench, int threads, struct bench_weights *made)
+static int load_variant(struct bench *bench, struct bench_variant *variant)
 {
     const struct cli_args *const args = bench->args;
-    struct bench_row row = {0};
+    struct cli_session *const session = &variant->session;
+    struct bench_weights made = {0};
+    const char *const setting = variant->setting;
     int code;
-    if ((code = cli_open_context(session, args, threads))) return code;
-    if ((code = cli_open_config(session, args, args->positional[0], NULL, 0))) return code;
-    bench->source = args->weights;
-    code = args->weights ? cli_open_weights(session, args->weights) : make_weights(session, bench, made);
-    if (code) return code;
-    if ((code = cli_make_block(session, args))) return code;
-    if ((code = cli_load(session, args))) return code;
+    if ((code = cli_open_context(session, args, (int)most_of(&bench->threads)))) return code;
+    if ((code = cli_open_config(session, args, args->positional[0], &setting, *setting != '\0'))) return code;
+    code = args->weights ? cli_open_weights(session, args->weights) : make_weights(bench, variant, &made);
+    if (!code) code = cli_make_block(session, args);
+    if (!code) code = cli_load(session, args);
+    if (!code) {
+        moeblock_config_get_shape(session->config, &variant->shape);
+        variant->info.struct_size = sizeof variant->info;
+        moeblock_block_get_info(session->block, &variant->info);
+        const bool alone = strcmp(args->routing, "router") != 0;
+        bench_cost_make(variant, mb_block_layer(session->config), alone, &variant->cost);
+    }
     moeblock_weights_destroy(&session->weights);
-    bench_weights_free(made);
-    moeblock_config_get_shape(session->config, &bench->shape);
-    bench->info.struct_size = sizeof bench->info;
-    moeblock_block_get_info(session->block, &bench->info);
-    snprintf(bench->level, sizeof bench->level, "%s", moeblock_context_level(session->context));
-    row.threads = moeblock_context_threads(session->context);
-    for (size_t i = 0; i < args->tokens.count; i++) {
-        row.tokens = args->tokens.value[i];
-        row.limits = (struct cli_limits){0}; // measured on both sides of each case: machines drift
-        cli_limits_measure(session->context, bench->info.compute == MOEBLOCK_COMPUTE_BF16, &row.limits);
-        if ((code = time_case(session, bench, &row))) return code;
+    bench_weights_free(&made);
+    return code;
+}
+
+// Thread counts share one loaded block: its context works with one team, then with another. A workspace is made for the
+// team and the largest batch, as a program would keep it.
+static int make_teams(struct bench *bench)
+{
+    for (size_t t = 0; t < bench->threads.count; t++) {
+        bench->teams[t] = mb_team_create(&mb_default_allocator, (int)bench->threads.value[t]);
+        if (!bench->teams[t])
+            return cli_fail(CLI_SYSTEM_REFUSED, "no memory for %" PRId64 " threads", bench->threads.value[t]);
+    }
+    for (int v = 0; v < bench->variant_count; v++) {
+        struct bench_variant *const variant = &bench->variants[v];
+        variant->own_team = variant->session.context->team;
+        for (size_t t = 0; t < bench->threads.count; t++) {
+            variant->session.context->team = bench->teams[t];
+            if (moeblock_workspace_create(variant->session.block, most_of(&bench->args->tokens), NULL, 0,
+                                          &variant->workspaces[t], &variant->session.error) != MOEBLOCK_OK)
+                return cli_fail_status(CLI_ABOUT_CONFIG, &variant->session.error);
+        }
     }
     return CLI_OK;
 }
 
+static int make_inputs(struct bench *bench)
+{
+    const struct bench_variant *const first = &bench->variants[0];
+    const int64_t tokens = most_of(&bench->args->tokens), hidden = first->shape.hidden_size;
+    for (int v = 1; v < bench->variant_count; v++) {
+        if (bench->variants[v].shape.hidden_size != hidden ||
+            bench->variants[v].shape.num_experts != first->shape.num_experts)
+            return cli_fail(CLI_USAGE,
+                            "option --compare: '%s' changes the shape of the block; time it in a run of its "
+                            "own",
+                            bench->variants[v].setting);
+    }
+    bench->rows = tokens + WINDOW_ROWS;
+    bench->n_load = first->shape.num_experts + first->session.config->router.null_experts + 1;
+    bench->x = mb_alloc(&mb_default_allocator, sizeof(float) * (size_t)(bench->rows * hidden));
+    bench->y = mb_alloc(&mb_default_allocator, sizeof(float) * (size_t)(tokens * hidden));
+    bench->load = mb_alloc_zero(&mb_default_allocator, sizeof *bench->load * (size_t)bench->n_load);
+    if (!bench->x || !bench->y || !bench->load)
+        return cli_fail(CLI_SYSTEM_REFUSED, "no memory for %" PRId64 " tokens", tokens);
+    cli_values_input(first->session.context, (uint64_t)bench->args->seed, bench->rows * hidden, bench->x);
+    return bench_routing_make(bench);
+}
+
+static int make_cases(struct bench *bench)
+{
+    const struct cli_list *const tokens = &bench->args->tokens;
+    const size_t count = bench->threads.count * tokens->count * (size_t)bench->variant_count;
+    const int64_t room = bench->args->repeat ? bench->args->repeat : ROOM;
+    bench->cases = mb_alloc_zero(&mb_default_allocator, sizeof *bench->cases * count);
+    if (!bench->cases) return cli_fail(CLI_SYSTEM_REFUSED, "no memory for %zu cases", count);
+    for (size_t i = 0; i < count; i++) {
+        struct bench_case *const one = &bench->cases[bench->case_count];
+        const size_t v = i % (size_t)bench->variant_count, t = i / (size_t)bench->variant_count % tokens->count;
+        one->team = (int)(i / (size_t)bench->variant_count / tokens->count);
+        one->threads = (int)bench->threads.value[one->team];
+        one->variant = &bench->variants[v];
+        one->tokens = tokens->value[t];
+        one->room = room;
+        one->seconds = mb_alloc(&mb_default_allocator, sizeof *one->seconds * (size_t)room);
+        if (!one->seconds) return cli_fail(CLI_SYSTEM_REFUSED, "no memory for %" PRId64 " times", room);
+        bench->case_count++;
+    }
+    return CLI_OK;
+}
+
+// What the limits are compared with: the compute type of what was loaded.
+static unsigned peaks_for(moeblock_compute compute)
+{
+    const char *const name = cli_compute_name(compute);
+    if (strcmp(name, "f32") == 0) return CLI_PEAK_F32;
+    return strcmp(name, "int16") == 0 ? CLI_PEAK_INT16 : CLI_PEAK_BF16;
+}
+
+static int prepare(struct bench *bench)
+{
+    int code = make_variants(bench);
+    for (int v = 0; v < bench->variant_count && !code; v++) code = load_variant(bench, &bench->variants[v]);
+    if (code || (code = make_inputs(bench)) || (code = make_teams(bench)) || (code = make_cases(bench))) return code;
+    cli_ruler_open(&bench->ruler);
+    for (size_t t = 0; t < bench->threads.count; t++)
+        bench->peaks[t] = cli_peak_best(peaks_for(bench->variants[0].info.compute), (int)bench->threads.value[t]);
+    return CLI_OK;
+}
+
+static void tidy(struct bench *bench)
+{
+    const moeblock_allocator *const allocator = &mb_default_allocator;
+    cli_ruler_close(&bench->ruler);
+    for (int i = 0; i < bench->case_count; i++) mb_free(allocator, bench->cases[i].seconds);
+    for (int v = 0; v < bench->variant_count && bench->variants; v++) {
+        struct bench_variant *const variant = &bench->variants[v];
+        for (size_t t = 0; t < bench->threads.count; t++) moeblock_workspace_destroy(&variant->workspaces[t]);
+        if (variant->own_team) variant->session.context->team = variant->own_team;
+        cli_close(&variant->session);
+    }
+    for (size_t t = 0; t < bench->threads.count; t++)
+        if (bench->teams[t]) mb_team_destroy(bench->teams[t]);
+    void *const plain[] = {bench->cases, bench->variants, bench->x, bench->y, bench->ids, bench->weights, bench->load};
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) mb_free(allocator, plain[i]);
+}
+
+// "mixtral_8x7b" of "configs/mixtral_8x7b.json".
+static void take_name(const char *path, char *out, size_t room)
+{
+    size_t bytes = strlen(path);
+    while (bytes > 1 && path[bytes - 1] == '/') bytes--;
+    size_t begin = bytes;
+    while (begin > 0 && path[begin - 1] != '/') begin--;
+    const char *const ending = ".json";
+    if (bytes - begin > strlen(ending) && memcmp(path + bytes - strlen(ending), ending, strlen(ending)) == 0)
+        bytes -= strlen(ending);
+    snprintf(out, room, "%.*s", (int)(bytes - begin), path + begin);
+}
+
 int cli_bench(const struct cli_args *args)
 {
-    static struct cli_session session; // paths and messages inside: too large for the stack's taste
-    struct bench bench = {.args = args, .rows = args->json ? json_array() : NULL};
-    struct cli_list threads = args->thread_list;
-    if (threads.count == 0) threads = (struct cli_list){.value = {0}, .count = 1};
-    int code = CLI_OK;
-    for (size_t i = 0; i < threads.count && !code; i++) {
-        struct bench_weights made = {0};
-        code = time_threads(&session, &bench, (int)threads.value[i], &made);
-        cli_close(&session);
-        bench_weights_free(&made);
-        if (!code && i == threads.count - 1) bench_report_end(&bench);
+    struct bench bench = {.args = args, .threads = args->thread_list};
+    if (bench.threads.count == 0) bench.threads = (struct cli_list){.value = {mb_cpus_allowed()}, .count = 1};
+    bench.source = args->weights ? args->weights : "made up";
+    take_name(args->positional[0], bench.name, sizeof bench.name);
+    int code = args->plot ? cli_check_output(args->plot) : CLI_OK;
+    if (!code) code = prepare(&bench);
+    if (!code) code = bench_time(&bench);
+    if (!code) {
+        for (int i = 0; i < bench.case_count; i++) bench_summarise(&bench, &bench.cases[i]);
+        bench_report(&bench);
+        if (args->plot) code = bench_plot(&bench, args->plot);
     }
-    json_decref(bench.rows);
+    tidy(&bench);
     return code;
 }

@@ -1,96 +1,229 @@
 // SPDX-License-Identifier: Apache-2.0
-// Measures the rate of reading memory and of multiply-adds; the best of several short passes, since only disturbances
-// make a pass slower.
+// Runs the loops of peaks.c on pinned threads. A limit is the median over the samples taken beside a case of the
+// pattern that does best there: the highest single sample would be a lucky moment that the case did not have.
 #include "cli/limits.h"
 
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "base/context.h"
 #include "base/memory.h"
 #include "cli/machine.h"
-#include "cli/peaks.h"
 #include "cli/progress.h"
 #include "kernels/cpu.h"
 
-enum {
-    READ_PASSES = 4,
-    READ_TASK_BYTES = 8 << 20,
-    READ_BYTES_MIN = 256 << 20,
-    FLOP_PASSES = 4,
-    FLOP_TASKS_PER_WORKER = 8,
-    FLOP_STEPS = 200000
+enum { ATTEMPTS = 4, THREADS_MOST = 1024, CHUNK_BYTES = 2 << 20, PEAK_STEPS = 1000 };
+static const size_t least_bytes = (size_t)256 << 20;
+static const double read_seconds = 0.008, peak_seconds = 0.004, own_share = 0.95;
+
+// --- threads that load the machine ----------------------------------------------------------------------------------
+
+struct crew {
+    int threads;
+    cli_work work;
+    void *argument;
+    double duration;
+    cpu_set_t cpus; // that this process may use
+    _Atomic(int) ready;
+    _Atomic(bool) cancelled;
 };
 
-struct reading {
-    const char *bytes;
-    _Atomic uint64_t sum; // keeps the reads from being optimised away
+struct hand {
+    struct crew *crew;
+    pthread_t thread;
+    int index;
+    double begin, end, busy, done;
 };
 
-static void read_task(void *argument, int64_t index, int worker)
+static double busy_seconds(void)
 {
-    (void)worker;
-    struct reading *const reading = argument;
-    reading->sum += cli_read_sum(reading->bytes + index * READ_TASK_BYTES, READ_TASK_BYTES);
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static double read_rate(const moeblock_context *context)
+// The index-th CPU that the process may use is this thread's.
+static void pin(const struct crew *crew, int index)
+{
+    const int count = CPU_COUNT(&crew->cpus);
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    int seen = 0;
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &crew->cpus) && seen++ == index % count) CPU_SET(cpu, &own);
+    pthread_setaffinity_np(pthread_self(), sizeof own, &own); // unpinned where that is refused
+}
+
+static void *serve(void *argument)
+{
+    struct hand *const hand = argument;
+    struct crew *const crew = hand->crew;
+    if (CPU_COUNT(&crew->cpus) > 0) pin(crew, hand->index);
+    atomic_fetch_add(&crew->ready, 1);
+    while (atomic_load(&crew->ready) < crew->threads && !atomic_load(&crew->cancelled)) sched_yield();
+    if (atomic_load(&crew->cancelled)) return NULL;
+    const double busy = busy_seconds();
+    hand->begin = hand->end = cli_seconds();
+    while (hand->end - hand->begin < crew->duration) {
+        hand->done += crew->work(crew->argument);
+        hand->end = cli_seconds();
+    }
+    hand->busy = busy_seconds() - busy;
+    return NULL;
+}
+
+// One run of the crew; *clean: every thread had its CPU.
+static double run_crew(struct crew *crew, struct hand *hands, bool *clean)
+{
+    int started = 0;
+    crew->ready = 0;
+    for (; started < crew->threads; started++) {
+        hands[started] = (struct hand){.crew = crew, .index = started};
+        if (pthread_create(&hands[started].thread, NULL, serve, &hands[started])) break;
+    }
+    if (started < crew->threads) atomic_store(&crew->cancelled, true);
+    double begin = 0, end = 0, done = 0;
+    *clean = true;
+    for (int i = 0; i < started; i++) {
+        pthread_join(hands[i].thread, NULL);
+        if (i == 0 || hands[i].begin < begin) begin = hands[i].begin;
+        if (hands[i].end > end) end = hands[i].end;
+        done += hands[i].done;
+        *clean = *clean && hands[i].busy >= own_share * (hands[i].end - hands[i].begin);
+    }
+    return started == crew->threads && end > begin ? done / (end - begin) : 0;
+}
+
+double cli_rate(int threads, double duration, cli_work work, void *argument)
+{
+    struct crew crew = {.threads = threads, .work = work, .argument = argument, .duration = duration};
+    struct hand *const hands = mb_alloc(&mb_default_allocator, sizeof *hands * (size_t)threads);
+    if (!hands || threads > THREADS_MOST || sched_getaffinity(0, sizeof crew.cpus, &crew.cpus)) CPU_ZERO(&crew.cpus);
+    double best = 0;
+    bool clean = !hands;
+    for (int i = 0; i < ATTEMPTS && !clean; i++) {
+        const double rate = run_crew(&crew, hands, &clean);
+        if (rate > best) best = rate;
+        if (rate <= 0) break;
+    }
+    mb_free(&mb_default_allocator, hands);
+    return best;
+}
+
+// --- the loads ------------------------------------------------------------------------------------------------------
+
+static double multiply(void *argument)
+{
+    const struct cli_peak *const peak = argument;
+    volatile float kept = 0;
+    peak->run(PEAK_STEPS, &kept);
+    return peak->flops_per_step * PEAK_STEPS;
+}
+
+static double peak_rate(const struct cli_peak *peak, int threads)
+{
+    struct cli_peak copy = *peak;
+    return cli_rate(threads, peak_seconds, multiply, &copy);
+}
+
+const struct cli_peak *cli_peak_best(unsigned serves, int threads)
+{
+    const struct cli_peak *best = NULL;
+    double highest = 0;
+    for (int i = 0; i < cli_peak_count; i++) {
+        const char *reason;
+        if (!(cli_peaks[i].serves & serves) || !mb_cpu_offers(cli_peaks[i].features, &reason)) continue;
+        const double rate = peak_rate(&cli_peaks[i], threads);
+        if (best && rate <= highest) continue;
+        best = &cli_peaks[i];
+        highest = rate;
+    }
+    return best;
+}
+
+struct reading {
+    const struct cli_reader *reader;
+    const char *memory;
+    size_t chunks;
+    _Atomic(size_t) next; // chunk to claim
+    _Atomic(uint64_t) sum;
+};
+
+static double read_chunk(void *argument)
+{
+    struct reading *const reading = argument;
+    const size_t chunk = atomic_fetch_add(&reading->next, 1) % reading->chunks;
+    reading->sum += reading->reader->read(reading->memory + chunk * CHUNK_BYTES, CHUNK_BYTES);
+    return CHUNK_BYTES;
+}
+
+// --- sampling -------------------------------------------------------------------------------------------------------
+
+void cli_ruler_open(struct cli_ruler *ruler)
 {
     struct cli_machine machine;
     cli_machine_read(&machine);
-    uint64_t bytes = 4 * machine.cache_bytes > READ_BYTES_MIN ? 4 * machine.cache_bytes : READ_BYTES_MIN;
-    if (machine.available_bytes && bytes > machine.available_bytes / 4) bytes = machine.available_bytes / 4;
-    const int64_t tasks = (int64_t)(bytes / READ_TASK_BYTES);
-    void *const memory = mb_alloc(&mb_default_allocator, (size_t)tasks * READ_TASK_BYTES);
-    if (!memory) return 0;
-    memset(memory, 1, (size_t)tasks * READ_TASK_BYTES); // untouched pages would all be one page of zeros
-    struct reading reading = {.bytes = memory};
-    double best = 0;
-    for (int pass = 0; pass < READ_PASSES; pass++) {
-        const double started = cli_seconds();
-        mb_parallel(context, tasks, read_task, &reading);
-        const double rate = (double)tasks * READ_TASK_BYTES / (cli_seconds() - started);
-        if (rate > best) best = rate;
-    }
-    mb_free(&mb_default_allocator, memory);
-    return best;
+    size_t bytes = 4 * (size_t)machine.cache_bytes > least_bytes ? 4 * (size_t)machine.cache_bytes : least_bytes;
+    if (machine.available_bytes && bytes > machine.available_bytes / 8) bytes = (size_t)machine.available_bytes / 8;
+    bytes = bytes / CHUNK_BYTES * CHUNK_BYTES;
+    *ruler = (struct cli_ruler){.memory = bytes ? mb_alloc(&mb_default_allocator, bytes) : NULL, .bytes = bytes};
+    if (ruler->memory) memset(ruler->memory, 1, bytes); // untouched pages would all be one page of zeros
 }
 
-struct multiplying {
-    const struct cli_peak *peak;
-    volatile float kept;
-};
-
-static void multiply_task(void *argument, int64_t index, int worker)
+void cli_ruler_close(struct cli_ruler *ruler)
 {
-    (void)worker;
-    struct multiplying *const multiplying = argument;
-    multiplying->peak->run(FLOP_STEPS, (float)index, &multiplying->kept);
+    mb_free(&mb_default_allocator, ruler->memory);
+    *ruler = (struct cli_ruler){0};
 }
 
-static double flop_rate(const moeblock_context *context, const struct cli_peak *peak)
+void cli_samples_take(struct cli_ruler *ruler, const struct cli_peak *peak, int threads, struct cli_samples *samples)
 {
-    struct multiplying multiplying = {.peak = peak};
-    const int64_t tasks = (int64_t)mb_workers(context) * FLOP_TASKS_PER_WORKER;
-    double best = 0;
-    for (int pass = 0; pass < FLOP_PASSES; pass++) {
-        const double started = cli_seconds();
-        mb_parallel(context, tasks, multiply_task, &multiplying);
-        const double rate = peak->flops_per_step * FLOP_STEPS * (double)tasks / (cli_seconds() - started);
-        if (rate > best) best = rate;
+    if (samples->count == CLI_SAMPLES_MAX) return;
+    const int at = samples->count++;
+    const struct cli_reader *const readers = cli_readers();
+    for (int i = 0; i < CLI_READERS && ruler->memory; i++) {
+        // Starts where the last pass ended, so that no cache holds what is read.
+        struct reading reading = {&readers[i], ruler->memory, ruler->bytes / CHUNK_BYTES, ruler->next, 0};
+        samples->read[i][at] = cli_rate(threads, read_seconds, read_chunk, &reading);
+        ruler->next = reading.next;
     }
-    return best;
+    samples->peak[at] = peak_rate(peak, threads);
 }
 
-void cli_limits_measure(const moeblock_context *context, bool bf16, struct cli_limits *limits)
+void cli_samples_share(const struct cli_samples *from, struct cli_samples *to)
 {
-    const double read = read_rate(context);
-    if (read > limits->read_bytes_per_second) limits->read_bytes_per_second = read;
-    for (int i = 0; i < cli_peak_count; i++) {
-        const char *reason;
-        if ((cli_peaks[i].bf16 && !bf16) || !mb_cpu_offers(cli_peaks[i].features, &reason)) continue;
-        const double rate = flop_rate(context, &cli_peaks[i]);
-        if (rate <= limits->flops_per_second) continue;
-        limits->flops_per_second = rate;
-        limits->instruction = cli_peaks[i].name;
+    if (from->count == 0 || to->count == CLI_SAMPLES_MAX) return;
+    const int at = to->count++, last = from->count - 1;
+    for (int i = 0; i < CLI_READERS; i++) to->read[i][at] = from->read[i][last];
+    to->peak[at] = from->peak[last];
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static struct cli_limit limit_of(const double *samples, int count, const char *how)
+{
+    double sorted[CLI_SAMPLES_MAX];
+    memcpy(sorted, samples, sizeof *sorted * (size_t)count);
+    qsort(sorted, (size_t)count, sizeof *sorted, by_value);
+    const double median = count % 2 ? sorted[count / 2] : (sorted[count / 2 - 1] + sorted[count / 2]) / 2;
+    return (struct cli_limit){median, sorted[0], sorted[count - 1], how};
+}
+
+struct cli_limits cli_limits_of(const struct cli_samples *samples, const struct cli_peak *peak)
+{
+    struct cli_limits limits = {.read.how = "not measured", .peak.how = "not measured"};
+    if (samples->count == 0) return limits;
+    for (int i = 0; i < CLI_READERS; i++) {
+        const struct cli_limit limit = limit_of(samples->read[i], samples->count, cli_readers()[i].name);
+        if (limit.rate > limits.read.rate) limits.read = limit;
     }
+    limits.peak = limit_of(samples->peak, samples->count, peak->name);
+    return limits;
 }

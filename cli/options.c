@@ -62,6 +62,16 @@ const struct cli_option cli_options[] = {
     {.name = "tokens", .commands = "bench", .type = CLI_LIST, .offset = AT(tokens), .value = "T,...",
      .fallback = "1,8,32,512", .minimum = 1, .maximum = 1 << 20,
      .help = "batch sizes to time"},
+    {.name = "routing", .commands = "bench", .type = CLI_FILE, .offset = AT(routing), .value = "ROUTING",
+     .fallback = "router",
+     .help = "router: the block whole, its own router on random inputs. uniform, skewed, IDS.npy: the routed experts "
+             "alone on given ids, namely k distinct ones a token, all alike; the same with Zipf's law (1 / rank); "
+             "integers [rows, k] from a file, its rows repeated"},
+    {.name = "compare", .commands = "bench", .type = CLI_TEXT, .offset = AT(compare), .value = "KEY.PATH=A,B",
+     .help = "times the configuration with each of these values of a key, in turn in one run, and tells whether the "
+             "outputs are the same bits"},
+    {.name = "plot", .commands = "bench", .type = CLI_FILE, .offset = AT(plot), .value = "OUT.svg",
+     .help = "draws the rooflines with the cases on them"},
     {.name = "threads", .commands = "run synth validate info", .type = CLI_INT, .offset = AT(threads), .value = "N",
      .minimum = 1, .maximum = 1024,
      .help = "threads to use; default: the CPUs this process may run on"},
@@ -72,7 +82,7 @@ const struct cli_option cli_options[] = {
      .help = "kernel level (`moeblock info` lists them); default: $MOEBLOCK_CPU, else the best"},
     {.name = "repeat", .commands = "bench", .type = CLI_INT, .offset = AT(repeat), .value = "N", .minimum = 1,
      .maximum = 1000000,
-     .help = "timed runs of each case; default: for about a second, 5 at least"},
+     .help = "timed runs of each case; default: 0.3 seconds of them and 5 at least, 3 of cases above a second"},
     {.name = "values", .commands = "validate", .type = CLI_FLAG, .offset = AT(values),
      .help = "also reads every float tensor and counts NaN and infinite values"},
     {.name = "docs", .commands = "config", .type = CLI_FLAG, .offset = AT(docs), .excludes = "json",

@@ -1,108 +1,177 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loops. Twelve independent chains hide the latency; named variables, because an array would live in memory.
+// Multiply-adds in independent chains, as many as the registers hold: 24 hide the latency of a dot product, 12 that of
+// a multiply-add with 16 registers. Named variables, because an array would live in memory.
 #include "cli/peaks.h"
 
 #include "kernels/cpu.h"
 
-#define CHAINS(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
-enum { CHAIN_COUNT = 12 };
+#define TWELVE(DO, A)                                                                                                  \
+    DO(A##0) DO(A##1) DO(A##2) DO(A##3) DO(A##4) DO(A##5) DO(A##6) DO(A##7) DO(A##8) DO(A##9) DO(A##10) DO(A##11)
+#define CHAINS_12(DO) TWELVE(DO, )
+#define CHAINS_24(DO) TWELVE(DO, ) TWELVE(DO, 1_)
 
-// Chains tend to term / (1 - factor) = 2, so that the comparison at the end is never true and no value overflows.
-#define START(i) vector chain##i = ZERO + (first + (float)(i));
-#define STEP(i) chain##i = MULTIPLY_ADD(chain##i);
+// A loop over `steps` of one STEP a chain. Each chain starts from a read of its own of *kept, which is 0: the compiler
+// must not find them equal. Values neither overflow nor become denormal, and *kept is never written.
+#define START(i) vector chain##i = ONE + (element)*kept;
 #define ADD(i) sum += chain##i;
-#define LOOP                                                                                                           \
+#define LOOP(CHAINS)                                                                                                   \
     CHAINS(START)                                                                                                      \
     for (int64_t step = 0; step < steps; step++) {                                                                     \
         CHAINS(STEP)                                                                                                   \
     }                                                                                                                  \
-    vector sum = ZERO;                                                                                                 \
+    vector sum = {0};                                                                                                  \
     CHAINS(ADD)                                                                                                        \
-    if (sum[0] == 0.5f) *kept = sum[0];
-#define ZERO ((vector){0})
+    if ((float)sum[0] == 0.25f) *kept = (float)sum[0];
 
-static void plain(int64_t steps, float first, volatile float *kept)
+// The compiler makes the best of it: 16-byte vectors on any machine. The chains tend to 2.
+static void plain_f32(int64_t steps, volatile float *kept)
 {
-    typedef float vector __attribute__((vector_size(16)));
-    const vector factor = ZERO + 0.5f, term = ZERO + 1.0f;
-#define MULTIPLY_ADD(chain) (chain * factor + term)
-    LOOP
-#undef MULTIPLY_ADD
+    typedef float element;
+    typedef element vector __attribute__((vector_size(16)));
+    const vector ONE = (vector){0} + 1.0f, half = (vector){0} + 0.5f;
+#define STEP(i) chain##i = chain##i * half + ONE;
+    LOOP(CHAINS_12)
+#undef STEP
 }
 
-static uint64_t read_words(const void *from, size_t bytes)
+static void plain_int16(int64_t steps, volatile float *kept)
 {
-    const uint64_t *words = from;
-    uint64_t sums[8] = {0};
-    for (size_t i = 0; i < bytes / sizeof *words; i += 8) {
-        __builtin_prefetch(words + i + 256); // past the end it is ignored
-        for (int j = 0; j < 8; j++) sums[j] += words[i + (size_t)j];
-    }
-    for (int j = 1; j < 8; j++) sums[0] += sums[j];
-    return sums[0];
+    typedef int32_t element;
+    typedef element vector __attribute__((vector_size(16)));
+    const vector ONE = (vector){0} + 1, odd = (vector){0} + 3;
+#define STEP(i) chain##i = (chain##i & odd) * odd + ONE;
+    LOOP(CHAINS_12)
+#undef STEP
 }
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-__attribute__((target("avx512f"))) static uint64_t read_wide(const void *from, size_t bytes)
+__attribute__((target("avx2,fma"))) static void fma_256(int64_t steps, volatile float *kept)
 {
-    const char *bytes_from = from;
-    __m512i sums[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (size_t i = 0; i < bytes; i += 256) {
-        for (size_t j = 0; j < 4; j++) {
-            _mm_prefetch(bytes_from + i + 64 * j + 2048, _MM_HINT_T0);
-            sums[j] = _mm512_add_epi64(sums[j], _mm512_loadu_si512(bytes_from + i + 64 * j));
-        }
-    }
-    for (int j = 1; j < 4; j++) sums[0] = _mm512_add_epi64(sums[0], sums[j]);
-    return (uint64_t)_mm512_reduce_add_epi64(sums[0]);
-}
-
-__attribute__((target("avx2,fma"))) static void fma_256(int64_t steps, float first, volatile float *kept)
-{
+    typedef float element;
     typedef __m256 vector;
-    const vector factor = ZERO + 0.5f, term = ZERO + 1.0f;
-#define MULTIPLY_ADD(chain) _mm256_fmadd_ps(chain, factor, term)
-    LOOP
-#undef MULTIPLY_ADD
+    const vector ONE = _mm256_set1_ps(1.0f), half = _mm256_set1_ps(0.5f);
+#define STEP(i) chain##i = _mm256_fmadd_ps(chain##i, half, ONE);
+    LOOP(CHAINS_12)
+#undef STEP
 }
 
-__attribute__((target("avx512f"))) static void fma_512(int64_t steps, float first, volatile float *kept)
+// Where there is no dot product of int16: a multiplication of pairs and an addition.
+__attribute__((target("avx2"))) static void pairs_256(int64_t steps, volatile float *kept)
 {
-    typedef __m512 vector;
-    const vector factor = ZERO + 0.5f, term = ZERO + 1.0f;
-#define MULTIPLY_ADD(chain) _mm512_fmadd_ps(chain, factor, term)
-    LOOP
-#undef MULTIPLY_ADD
+    typedef int32_t element;
+    typedef element vector __attribute__((vector_size(32)));
+    const vector ONE = (vector){0} + 1;
+#define STEP(i) chain##i = (vector)_mm256_madd_epi16((__m256i)chain##i, (__m256i)ONE) + ONE;
+    LOOP(CHAINS_12)
+#undef STEP
 }
 
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void dot_512(int64_t steps, float first,
-                                                                                    volatile float *kept)
+__attribute__((target("avx512f"))) static void fma_512(int64_t steps, volatile float *kept)
 {
+    typedef float element;
     typedef __m512 vector;
-    const __m512bh zeros = (__m512bh)_mm512_setzero_si512();
-#define MULTIPLY_ADD(chain) _mm512_dpbf16_ps(chain, zeros, zeros)
-    LOOP
-#undef MULTIPLY_ADD
+    const vector ONE = _mm512_set1_ps(1.0f), half = _mm512_set1_ps(0.5f);
+#define STEP(i) chain##i = _mm512_fmadd_ps(chain##i, half, ONE);
+    LOOP(CHAINS_24)
+#undef STEP
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static void dot_512(int64_t steps, volatile float *kept)
+{
+    typedef float element;
+    typedef __m512 vector;
+    const vector ONE = _mm512_set1_ps(1.0f);
+    const __m512bh a = (__m512bh)_mm512_set1_epi16(0x3f80), b = (__m512bh)_mm512_set1_epi16(0x3980); // 1, 2^-12
+#define STEP(i) chain##i = _mm512_dpbf16_ps(chain##i, a, b);
+    LOOP(CHAINS_24)
+#undef STEP
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vnni"))) static void int16_512(int64_t steps, volatile float *kept)
+{
+    typedef int32_t element;
+    typedef element vector __attribute__((vector_size(64)));
+    const vector ONE = (vector){0} + 1;
+    const __m512i a = _mm512_set1_epi16(3), b = _mm512_set1_epi16(-2);
+#define STEP(i) chain##i = (vector)_mm512_dpwssd_epi32((__m512i)chain##i, a, b);
+    LOOP(CHAINS_24)
+#undef STEP
 }
 #endif
+
+enum { FLOATS = CLI_PEAK_F32 | CLI_PEAK_BF16 };
 
 const struct cli_peak cli_peaks[] = {
-    {"16-byte float32 multiply, add", 0, false, 2.0 * 4 * CHAIN_COUNT, plain},
+    {"16-byte float32 multiply, add", 0, FLOATS, 2.0 * 4 * 12, plain_f32},
+    {"16-byte int32 multiply, add", 0, CLI_PEAK_INT16, 2.0 * 4 * 12, plain_int16},
 #if defined(__x86_64__)
-    {"32-byte float32 multiply-add", MB_CPU_AVX2 | MB_CPU_FMA, false, 2.0 * 8 * CHAIN_COUNT, fma_256},
-    {"64-byte float32 multiply-add", MB_CPU_AVX512F, false, 2.0 * 16 * CHAIN_COUNT, fma_512},
-    {"64-byte bf16 dot product", MB_CPU_AVX512F | MB_CPU_AVX512_BF16, true, 4.0 * 16 * CHAIN_COUNT, dot_512},
+    {"32-byte float32 multiply-add", MB_CPU_AVX2 | MB_CPU_FMA, FLOATS, 2.0 * 8 * 12, fma_256},
+    {"32-byte int16 multiply pairs, add", MB_CPU_AVX2, CLI_PEAK_INT16, 2.0 * 16 * 12, pairs_256},
+    {"64-byte float32 multiply-add", MB_CPU_AVX512F, FLOATS, 2.0 * 16 * 24, fma_512},
+    {"64-byte bf16 dot product", MB_CPU_AVX512F | MB_CPU_AVX512_BF16, CLI_PEAK_BF16, 4.0 * 16 * 24, dot_512},
+    {"64-byte int16 dot product", MB_CPU_AVX512F | MB_CPU_AVX512_VNNI, CLI_PEAK_INT16, 4.0 * 16 * 24, int16_512},
 #endif
 };
-uint64_t cli_read_sum(const void *from, size_t bytes)
-{
-#if defined(__x86_64__)
-    const char *reason;
-    if (mb_cpu_offers(MB_CPU_AVX512F, &reason)) return read_wide(from, bytes);
-#endif
-    return read_words(from, bytes);
-}
-
 const int cli_peak_count = sizeof cli_peaks / sizeof *cli_peaks;
+
+// --- reading --------------------------------------------------------------------------------------------------------
+
+// Reads in STREAMS sequential streams side by side, eight vectors of WIDTH bytes a turn in all, each line asked for
+// AHEAD bytes early (0: left to the hardware). A line past the end is asked for too, which is allowed.
+#define READER(NAME, TARGET, WIDTH, STREAMS, AHEAD)                                                                    \
+    TARGET static uint64_t NAME(const char *from, size_t bytes)                                                        \
+    {                                                                                                                  \
+        typedef uint64_t vector __attribute__((vector_size(WIDTH), aligned(8), may_alias));                            \
+        enum { EACH = 8 / (STREAMS) };                                                                                 \
+        const size_t share = bytes / (STREAMS);                                                                        \
+        vector sum[8] = {0};                                                                                           \
+        for (size_t at = 0; at < share; at += EACH * (WIDTH)) {                                                        \
+            _Pragma("GCC unroll 8") for (size_t i = 0; i < 8; i++)                                                     \
+            {                                                                                                          \
+                const char *const place = from + i / EACH * share + at + i % EACH * (WIDTH);                           \
+                if ((AHEAD) && i % EACH * (WIDTH) % 64 == 0) __builtin_prefetch(place + (AHEAD), 0, 3);                \
+                sum[i] += *(const vector *)(const void *)place;                                                        \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int i = 1; i < 8; i++) sum[0] += sum[i];                                                                  \
+        return sum[0][0] + sum[0][1];                                                                                  \
+    }
+#define READERS(NAME, TARGET, WIDTH)                                                                                   \
+    READER(NAME##_plain, TARGET, WIDTH, 1, 0)                                                                          \
+    READER(NAME##_near, TARGET, WIDTH, 1, 2048)                                                                        \
+    READER(NAME##_far, TARGET, WIDTH, 1, 4096)                                                                         \
+    READER(NAME##_two, TARGET, WIDTH, 2, 0)                                                                            \
+    READER(NAME##_four, TARGET, WIDTH, 4, 0)                                                                           \
+    READER(NAME##_both, TARGET, WIDTH, 2, 2048)
+#define PATTERNS(NAME)                                                                                                 \
+    {                                                                                                                  \
+        {"one stream", NAME##_plain}, {"one stream, prefetch 2 KiB ahead", NAME##_near},                               \
+            {"one stream, prefetch 4 KiB ahead", NAME##_far}, {"two streams", NAME##_two},                             \
+            {"four streams", NAME##_four}, {"two streams, prefetch 2 KiB ahead", NAME##_both},                         \
+    }
+
+READERS(read_16, , 16)
+#if defined(__x86_64__)
+READERS(read_32, __attribute__((target("avx2"))), 32)
+READERS(read_64, __attribute__((target("avx512f"))), 64)
+#endif
+
+const struct cli_reader *cli_readers(void)
+{
+    static const struct {
+        uint32_t features;
+        struct cli_reader patterns[CLI_READERS];
+    } widths[] = {
+#if defined(__x86_64__)
+        {MB_CPU_AVX512F, PATTERNS(read_64)},
+        {MB_CPU_AVX2, PATTERNS(read_32)},
+#endif
+        {0, PATTERNS(read_16)},
+    };
+    const char *reason;
+    int i = 0;
+    while (!mb_cpu_offers(widths[i].features, &reason)) i++;
+    return widths[i].patterns;
+}

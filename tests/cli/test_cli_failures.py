@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the system does to the command line: folders, pipes and devices in place of files, closed and full outputs,
 interruptions. Exit codes hold, JSON is whole or absent, and a file that was there before survives."""
-import json
 import os
 import random
 import signal
@@ -249,26 +248,6 @@ class Interruptions(Case):
         process.communicate(timeout=60)
         self.assertEqual(process.returncode, 0)
         self.assertEqual(read_npy(self.y)[1], (8, 128))
-
-
-class Bench(Case):
-    def test_text_and_json(self):
-        document = self.json_of("bench", DEEPSEEK, *SMALL_DEEPSEEK, "--format", "fp8", "--tokens", "1,5", "--threads",
-                                "1,2", "--repeat", 3)
-        self.assertEqual([(row["tokens"], row["threads"], row["runs"]) for row in document["rows"]],
-                         [(1, 1, 3), (5, 1, 3), (1, 2, 3), (5, 2, 3)])
-        for row in document["rows"]:
-            self.assertGreaterEqual(row["p95_ms"], row["median_ms"])
-            for key in ("tokens_per_second", "gb_per_second", "gflop_per_second", "machine_gb_per_second",
-                        "machine_gflop_per_second", "share_of_bound"):
-                self.assertGreater(row[key], 0, key)
-        text = self.succeed("bench", self.model, "--weights", self.model, "--tokens", 2, "--repeat", 2).stdout
-        self.assertIn("median ms", text)
-        self.assertIn(self.model, text)
-
-    def test_json_is_one_document(self):
-        text = self.succeed("bench", DEEPSEEK, *SMALL_DEEPSEEK, "--tokens", 1, "--repeat", 1, "--json").stdout
-        json.loads(text)
 
 
 if __name__ == "__main__":
