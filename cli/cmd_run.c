@@ -54,13 +54,6 @@ static int check_outputs(const struct cli_args *args, char ids[CLI_PATH_MAX], ch
     return code ? code : cli_check_output(weights);
 }
 
-static moeblock_array array_of(const struct mb_npy *from, moeblock_dtype dtype, void *data)
-{
-    moeblock_array array = {.dtype = dtype, .rank = from->rank, .data = data};
-    memcpy(array.dims, from->dims, sizeof array.dims);
-    return array;
-}
-
 static int allocate_results(struct cli_run *run)
 {
     const moeblock_allocator *const allocator = &mb_default_allocator;
@@ -79,19 +72,10 @@ static int forward(struct cli_run *run)
     moeblock_workspace *workspace = NULL;
     moeblock_error *const error = &run->session.error;
     run->stats = (moeblock_forward_stats){.struct_size = sizeof run->stats, .expert_load = run->load};
-    const moeblock_forward_input input = {
-        .struct_size = sizeof input,
-        .mode = strcmp(run->args->mode, "decode") == 0 ? MOEBLOCK_DECODE : MOEBLOCK_PREFILL,
-        .x = array_of(&run->x, run->x.dtype, run->x.data),
-        .aux = run->args->aux ? array_of(&run->aux, run->aux.dtype, run->aux.data) : (moeblock_array){0},
-        .token_ids = run->token_ids,
-        .token_types = run->token_types,
-        .seq_lens = run->seq_lens,
-        .n_seq = run->n_seq,
-    };
+    const moeblock_forward_input input = cli_run_input(run);
     const moeblock_forward_output output = {
         .struct_size = sizeof output,
-        .y = array_of(&run->x, MOEBLOCK_F32, run->y),
+        .y = cli_run_array(&run->x, MOEBLOCK_F32, run->y),
         .ids = run->ids,
         .weights = run->weights,
         .stats = &run->stats,

@@ -66,6 +66,18 @@ static const struct cli_command commands[] = {
      "Checks each file of the checkpoint, the index, and, with CONFIG or when PATH has a config.json, that every "
      "tensor of the layer is there in the right shape.",
      {"validate models/Mixtral-8x7B --layer 0", "validate model.safetensors --values"}},
+    {"route",
+     "CONFIG",
+     1,
+     1,
+     cli_route,
+     "shows which experts an input goes to, and how evenly",
+     "Routes every token of x and counts the rows of each expert, without loading any expert: only the router's "
+     "tensors "
+     "are read. With --mesh it shows how the rows lie on the ranks and makes a placement that balances them, with "
+     "copies of the experts with the most rows; copies never change bits.",
+     {"route models/DeepSeek-V3 --layer 3 --input x.npy --output load.json --plot load.svg",
+      "route models/DeepSeek-V3 --layer 3 --input x.npy --mesh 32x8 --copies 1 --placement placement.json"}},
     {"info",
      "",
      0,

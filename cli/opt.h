@@ -37,9 +37,9 @@ struct cli_set {
 struct cli_args {
     const char *positional[CLI_POSITIONALS_MAX];
     const char *weights, *input, *output, *mode, *compute, *router_out, *compare, *aux, *token_ids, *token_types,
-        *seq_lens, *mesh, *level, *format, *routing, *plot;
+        *seq_lens, *mesh, *level, *format, *routing, *plot, *placement;
     int64_t layer; // -1: not given
-    int64_t threads, show, seed, shard_bytes, token_count, repeat;
+    int64_t threads, show, seed, shard_bytes, token_count, repeat, copies, copy_bytes;
     double tolerance; // -1: not given
     struct cli_list tokens, thread_list;
     struct cli_set set;

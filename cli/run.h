@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One run of `moeblock run`: what it read, what it computed, what it reports.
+// One run of `moeblock run` (`moeblock route` fills part of it): what it read, what it computed, what it reports.
 #ifndef MB_CLI_RUN_H
 #define MB_CLI_RUN_H
 
@@ -28,6 +28,9 @@ struct cli_run {
 
 // run_input.c: reads the arrays that the options name and checks them against each other and the configuration.
 int cli_run_read(struct cli_run *run);
+// What was read as the block takes it, and any array of x's shape.
+moeblock_forward_input cli_run_input(const struct cli_run *run);
+moeblock_array cli_run_array(const struct mb_npy *shape, moeblock_dtype dtype, void *data);
 // Frees what cli_run_read and the run itself allocated.
 void cli_run_free(struct cli_run *run);
 

@@ -132,6 +132,28 @@ int cli_run_read(struct cli_run *run)
     return args->compare ? read_reference(run, args->compare) : CLI_OK;
 }
 
+moeblock_array cli_run_array(const struct mb_npy *shape, moeblock_dtype dtype, void *data)
+{
+    moeblock_array array = {.dtype = dtype, .rank = shape->rank, .data = data};
+    memcpy(array.dims, shape->dims, sizeof array.dims);
+    return array;
+}
+
+moeblock_forward_input cli_run_input(const struct cli_run *run)
+{
+    const char *const mode = run->args->mode;
+    return (moeblock_forward_input){
+        .struct_size = sizeof(moeblock_forward_input),
+        .mode = mode && strcmp(mode, "decode") == 0 ? MOEBLOCK_DECODE : MOEBLOCK_PREFILL,
+        .x = cli_run_array(&run->x, run->x.dtype, run->x.data),
+        .aux = run->args->aux ? cli_run_array(&run->aux, run->aux.dtype, run->aux.data) : (moeblock_array){0},
+        .token_ids = run->token_ids,
+        .token_types = run->token_types,
+        .seq_lens = run->seq_lens,
+        .n_seq = run->n_seq,
+    };
+}
+
 void cli_run_free(struct cli_run *run)
 {
     const moeblock_allocator *const allocator = &mb_default_allocator;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/load_chart.h"
 #include "cli/out.h"
 #include "cli/run.h"
 
@@ -26,32 +27,12 @@ static void print_choices(const struct cli_run *run)
     }
 }
 
-// One character an expert, 64 a line, from ' ' (no row) to '@' (as many as the busiest).
-static void print_load(const struct cli_run *run)
-{
-    static const char shades[] = " .:-=+*#%@";
-    enum { COLUMNS = 64, STEPS = sizeof shades - 2 };
-    int64_t busiest = 0, busy = 0;
-    for (int64_t e = 0; e < run->n_load; e++) {
-        if (run->load[e] > run->load[busiest]) busiest = e;
-        busy += run->load[e] > 0;
-    }
-    const int64_t most = run->load[busiest];
-    printf("expert load: %" PRId64 " of %" PRId64 " experts have rows, expert %" PRId64 " the most (%" PRId64 ")\n",
-           busy, run->n_load, busiest, most);
-    for (int64_t e = 0; e < run->n_load; e++) {
-        if (e % COLUMNS == 0) printf("%6" PRId64 " |", e);
-        putchar(run->load[e] ? shades[1 + (run->load[e] * (STEPS - 1)) / most] : ' ');
-        if (e % COLUMNS == COLUMNS - 1 || e == run->n_load - 1) printf("|\n");
-    }
-}
-
 static void print_text(const struct cli_run *run)
 {
     char packed[32], rate[32], peak[32], load_rate[32];
     if (run->args->show > 0) {
         print_choices(run);
-        print_load(run);
+        cli_print_load(run->load, run->n_load);
     }
     const struct cli_session *const session = &run->session;
     printf("loaded %s of %s weights in %.2f s (%s/s)\n", cli_bytes_text((double)run->info.packed_bytes, packed),

@@ -144,6 +144,13 @@ int cli_load(struct cli_session *session, const struct cli_args *args)
     return status == MOEBLOCK_OK ? CLI_OK : cli_fail_status(CLI_ABOUT_DATA, &session->error);
 }
 
+int cli_load_router(struct cli_session *session)
+{
+    const moeblock_load_options options = {.struct_size = sizeof options, .router_only = 1};
+    if (moeblock_block_load(session->block, session->weights, &options, &session->error) == MOEBLOCK_OK) return CLI_OK;
+    return cli_fail_status(CLI_ABOUT_DATA, &session->error);
+}
+
 void cli_close(struct cli_session *session)
 {
     moeblock_block_destroy(&session->block);

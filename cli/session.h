@@ -33,6 +33,8 @@ int cli_make_block(struct cli_session *session, const struct cli_args *args);
 void cli_expect_format(moeblock_config *config, const char *format);
 // Loads session->weights into the block, with progress.
 int cli_load(struct cli_session *session, const struct cli_args *args);
+// The router's tensors alone.
+int cli_load_router(struct cli_session *session);
 void cli_close(struct cli_session *session);
 
 // Largest resident size of this process so far, in bytes.

@@ -15,6 +15,7 @@ moeblock_status mb_block_pass(struct mb_run *run)
     MB_TRY(backend->route(run)); // ids [T, k], weights [T, k]
     const double routed = mb_seconds();
     run->router_seconds += routed - start;
+    if (run->route_only) return MOEBLOCK_OK;
     MB_TRY(backend->dispatch(run));        // each row at most once to a rank that owns one of its experts
     MB_TRY(backend->compute_experts(run)); // grouped, only routed rows; the shared expert beside them
     MB_TRY(backend->combine(run));         // weighted sum at the row's home, ascending expert id

@@ -14,6 +14,12 @@ moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capaci
 // Layer whose tensors the description names: its layer_index, else its first MoE layer, else 0.
 int64_t mb_block_layer(const moeblock_config *config);
 
+// The steps of moeblock_block_create, which checks its arguments between them: an empty block (NULL when memory is
+// short), and what the description puts into it.
+moeblock_block *mb_block_new(moeblock_context *context, const moeblock_mesh *mesh, moeblock_compute compute,
+                             moeblock_error *error);
+moeblock_status mb_block_fill(moeblock_block *block, const moeblock_config *config, moeblock_error *error);
+
 // For tests: told what the flow does.
 void mb_block_set_trace(moeblock_block *block, mb_trace trace, void *user);
 

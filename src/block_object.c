@@ -74,7 +74,22 @@ static moeblock_status find_kinds(moeblock_block *block, moeblock_error *error)
     return MOEBLOCK_OK;
 }
 
-static moeblock_status fill_block(moeblock_block *block, const moeblock_config *config, moeblock_error *error)
+moeblock_block *mb_block_new(moeblock_context *context, const moeblock_mesh *mesh, moeblock_compute compute,
+                             moeblock_error *error)
+{
+    moeblock_block *block = mb_alloc_zero(&context->allocator, sizeof *block);
+    if (!block) {
+        mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a block: no memory");
+        return NULL;
+    }
+    block->context = context;
+    block->mesh = mesh;
+    block->backend = &mb_backend_cpu;
+    block->requested = compute;
+    return block;
+}
+
+moeblock_status mb_block_fill(moeblock_block *block, const moeblock_config *config, moeblock_error *error)
 {
     block->config = mb_config_copy(config, &block->context->allocator);
     if (!block->config) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a block: no memory");
@@ -100,13 +115,9 @@ moeblock_status moeblock_block_create(moeblock_context *context, const moeblock_
                        (int)chosen.compute);
     if (mesh) MB_TRY(check_mesh(mesh, error));
 
-    moeblock_block *block = mb_alloc_zero(&context->allocator, sizeof *block);
-    if (!block) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a block: no memory");
-    block->context = context;
-    block->mesh = mesh ? mesh : &mb_mesh_single;
-    block->backend = &mb_backend_cpu;
-    block->requested = chosen.compute;
-    const moeblock_status status = fill_block(block, config, error);
+    moeblock_block *block = mb_block_new(context, mesh ? mesh : &mb_mesh_single, chosen.compute, error);
+    if (!block) return MOEBLOCK_OUT_OF_MEMORY;
+    const moeblock_status status = mb_block_fill(block, config, error);
     if (status != MOEBLOCK_OK) {
         moeblock_block_destroy(&block);
         return status;

@@ -11,11 +11,15 @@
 #include "block.h"
 
 static moeblock_status check_objects(const moeblock_block *block, const moeblock_workspace *workspace,
-                                     moeblock_error *error)
+                                     enum mb_loaded most, moeblock_error *error)
 {
     if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: block is NULL");
     if (!block->set)
         return mb_fail(error, MOEBLOCK_WRONG_STATE, "running the block: it has no weights yet; load them first");
+    if (block->set->loaded > most)
+        return mb_fail(error, MOEBLOCK_WRONG_STATE,
+                       "running the block: only its router was loaded; load it without router_only, or call "
+                       "moeblock_block_route");
     if (!workspace) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: workspace is NULL");
     if (workspace->block != block || workspace->serial != block->set->serial)
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
@@ -72,8 +76,8 @@ static moeblock_status check_aux(const moeblock_block *block, const moeblock_for
 }
 
 static moeblock_status check_input(const moeblock_block *block, const moeblock_forward_input *input,
-                                   const moeblock_forward_output *output, moeblock_sharding *sharding, int64_t *tokens,
-                                   moeblock_error *error)
+                                   const moeblock_forward_output *output, bool writes_y, moeblock_sharding *sharding,
+                                   int64_t *tokens, moeblock_error *error)
 {
     if (input->mode != MOEBLOCK_PREFILL && input->mode != MOEBLOCK_DECODE)
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
@@ -83,7 +87,7 @@ static moeblock_status check_input(const moeblock_block *block, const moeblock_f
         return mb_fail(error, MOEBLOCK_UNSUPPORTED,
                        "running the block: router_state is set, but no router carries state; leave it NULL");
     MB_TRY(mb_array_check(&input->x, "x", tokens, error));
-    MB_TRY(check_y(&input->x, &output->y, error));
+    if (writes_y) MB_TRY(check_y(&input->x, &output->y, error));
     MB_TRY(moeblock_tp_sharding(input->x.dims[input->x.rank - 1], block->config->hidden_size, block->share.tp,
                                 block->config->tp_enabled, sharding, error));
     return check_aux(block, input, error);
@@ -110,11 +114,12 @@ static moeblock_status run_all(struct mb_run *run, int64_t tokens, int64_t capac
     return status;
 }
 
-moeblock_status moeblock_block_forward(const moeblock_block *block, moeblock_workspace *workspace,
-                                       const moeblock_forward_input *input, const moeblock_forward_output *output,
-                                       moeblock_error *error)
+// Both public calls: the whole flow, or the router alone.
+static moeblock_status run_block(const moeblock_block *block, moeblock_workspace *workspace,
+                                 const moeblock_forward_input *input, const moeblock_forward_output *output,
+                                 bool route_only, moeblock_error *error)
 {
-    MB_TRY(check_objects(block, workspace, error));
+    MB_TRY(check_objects(block, workspace, route_only ? MB_LOADED_ROUTER : MB_LOADED_ALL, error));
     if (!input || !output)
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: %s is NULL", input ? "output" : "input");
     moeblock_forward_input in;
@@ -129,11 +134,26 @@ moeblock_status moeblock_block_forward(const moeblock_block *block, moeblock_wor
                          .workspace = workspace,
                          .input = &in,
                          .output = &out,
+                         .route_only = route_only,
                          .k = block->config->num_experts_per_tok,
                          .error = error};
     int64_t tokens;
-    MB_TRY(check_input(block, &in, &out, &run.sharding, &tokens, error));
+    MB_TRY(check_input(block, &in, &out, !route_only, &run.sharding, &tokens, error));
     return run_all(&run, tokens, workspace->tokens);
+}
+
+moeblock_status moeblock_block_forward(const moeblock_block *block, moeblock_workspace *workspace,
+                                       const moeblock_forward_input *input, const moeblock_forward_output *output,
+                                       moeblock_error *error)
+{
+    return run_block(block, workspace, input, output, false, error);
+}
+
+moeblock_status moeblock_block_route(const moeblock_block *block, moeblock_workspace *workspace,
+                                     const moeblock_forward_input *input, const moeblock_forward_output *output,
+                                     moeblock_error *error)
+{
+    return run_block(block, workspace, input, output, true, error);
 }
 
 moeblock_status moeblock_forward(const moeblock_block *block, moeblock_workspace *workspace, const float *x,
@@ -152,7 +172,7 @@ moeblock_status moeblock_block_forward_experts(const moeblock_block *block, moeb
                                                const moeblock_array *x, const int32_t *ids, const float *weights,
                                                int64_t k, moeblock_array *y, moeblock_error *error)
 {
-    MB_TRY(check_objects(block, workspace, error));
+    MB_TRY(check_objects(block, workspace, MB_LOADED_ALL, error));
     if (!x || !y || !ids || !weights)
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the experts: %s is NULL",
                        !x     ? "x"

@@ -36,6 +36,7 @@ typedef struct moeblock_load_options {
     // Called now and then from one thread at a time; returning non-zero cancels the load (CANCELLED).
     int (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total);
     void *user;
+    int router_only; // non-zero: reads the router's tensors alone; the block can then route, not run
 } moeblock_load_options;
 
 // Loads the layer's tensors: from an opened checkpoint, from a path (NULL: the configuration's weight_path), or from
@@ -119,6 +120,12 @@ typedef struct moeblock_forward_output {
 MOEBLOCK_API moeblock_status moeblock_block_forward(const moeblock_block *block, moeblock_workspace *workspace,
                                                     const moeblock_forward_input *input,
                                                     const moeblock_forward_output *output, moeblock_error *error);
+
+// The router alone: fills ids, weights and stats->expert_load of `output`; y is not looked at. Needs a workspace like
+// forward, and works after a load of the router only.
+MOEBLOCK_API moeblock_status moeblock_block_route(const moeblock_block *block, moeblock_workspace *workspace,
+                                                  const moeblock_forward_input *input,
+                                                  const moeblock_forward_output *output, moeblock_error *error);
 
 // The common case: x and y float32 [tokens, H].
 MOEBLOCK_API moeblock_status moeblock_forward(const moeblock_block *block, moeblock_workspace *workspace,

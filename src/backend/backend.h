@@ -15,6 +15,7 @@
 #include "mesh/placement.h"
 #include "moeblock/block.h"
 #include "routers/router.h"
+#include "weights/format.h"
 
 // What this rank owns, from the mesh and the configuration (share.c).
 struct mb_share {
@@ -27,9 +28,13 @@ struct mb_share {
     int64_t h0, h1;            // columns of the hidden size
 };
 
+// What of a weight set is there: all of it, the router, or sizes without any weights.
+enum mb_loaded { MB_LOADED_ALL, MB_LOADED_ROUTER, MB_LOADED_SIZES };
+
 // Everything that a load makes. A failed load leaves the block's earlier set alone.
 struct mb_weight_set {
     uint64_t serial; // differs from load to load and block to block, so that an old workspace is noticed
+    enum mb_loaded loaded;
     moeblock_compute compute;
     const char *format;
     void *router, *routed, *shared; // objects of the kinds below; NULL where the description has none
@@ -78,6 +83,7 @@ struct mb_run {
     const moeblock_forward_input *input;
     const moeblock_forward_output *output;
     moeblock_sharding sharding; // of x and y
+    bool route_only;            // stops behind the router
     int64_t first, n;
     int64_t k;                // slots per token
     const int32_t *given_ids; // ids and weights from outside ([T, k]); NULL: the router decides
@@ -95,6 +101,9 @@ struct mb_backend {
     const char *name;
     moeblock_status (*load)(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
                             const moeblock_load_options *options, struct mb_weight_set **out, moeblock_error *error);
+    // A set with the sizes that a load of experts in `format` would have, and without weights.
+    moeblock_status (*size)(const moeblock_block *block, enum mb_format format, struct mb_weight_set **out,
+                            moeblock_error *error);
     void (*unload)(const moeblock_block *block, struct mb_weight_set *set);
     int64_t (*chunk_tokens)(const moeblock_block *block);
     // Bytes for passes of up to `tokens` tokens with `workers` workers, and the same memory laid out.

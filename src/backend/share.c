@@ -43,7 +43,9 @@ moeblock_status mb_share_place(moeblock_block *block, moeblock_error *error)
     const moeblock_config *config = block->config;
     struct mb_share *share = &block->share;
     const moeblock_allocator *allocator = &block->context->allocator;
-    MB_TRY(mb_placement_named(allocator, config->placement, config->num_experts, share->ep, &block->placement, error));
+    // One rank holds everything, whatever mesh a table was made for.
+    const char *name = share->ep == 1 ? "contiguous" : config->placement;
+    MB_TRY(mb_placement_named(allocator, name, config->num_experts, share->ep, &block->placement, error));
     block->owns = mb_alloc_zero(allocator, (size_t)config->num_experts);
     if (!block->owns) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "placing experts: no memory");
     for (int64_t e = 0; e < config->num_experts; e++) {

@@ -6,10 +6,14 @@
 
 #include "base/context.h"
 #include "moeblock/expert.h"
+#include "weights/format.h"
 
 // "distributed" and "throughput" (routed), and the shared expert: ffn.c.
 extern const moeblock_expert_class mb_expert_ffn;
 extern const struct mb_registered mb_expert_shared;
+// Fixes the sizes of a created built-in object as a load of `format` would, without tensors: it tells packed_bytes and
+// scratch_bytes and can do nothing else.
+void mb_ffn_size(void *self, enum mb_format format);
 
 // Registers the built-in kinds. Called once per context.
 moeblock_status mb_experts_register(moeblock_context *context, moeblock_error *error);

@@ -136,6 +136,15 @@ static enum mb_packed_format packed_format(enum mb_format format, moeblock_compu
     return info->f32_compute && compute == MOEBLOCK_COMPUTE_BF16 ? MB_PACKED_BF16 : info->packed;
 }
 
+static struct mb_packing packing_of(const struct ffn *self, const struct projection *projection, enum mb_format format)
+{
+    return (struct mb_packing){.format = packed_format(format, self->build.compute),
+                               .parts = projection->part + 1,
+                               .n = projection->end - projection->first,
+                               .k = projection->columns,
+                               .group = mb_format_table[format].column_tile};
+}
+
 struct piece {
     int64_t n0, n1, k0, k1;
 };
@@ -169,18 +178,13 @@ static size_t staging_of(const struct ffn *self, const struct projection *projec
 // Finds all tensors and fixes both packings.
 static moeblock_status plan(struct ffn *self, moeblock_error *error)
 {
-    const moeblock_expert_build *b = &self->build;
     struct mb_matrix firsts[PROJECTIONS];
     for (int i = 0; i < self->projection_count; i++) {
         struct projection *p = &self->projections[i];
         MB_TRY(find(self, p, self->id[0], &firsts[i], error));
         MB_TRY(check_alike(self, p, &firsts[i], error));
         struct mb_packing *packing = p->outer ? &self->outer : &self->inner;
-        const struct mb_packing wanted = {.format = packed_format(firsts[i].format, b->compute),
-                                          .parts = p->part + 1,
-                                          .n = p->end - p->first,
-                                          .k = p->columns,
-                                          .group = mb_format_table[firsts[i].format].column_tile};
+        const struct mb_packing wanted = packing_of(self, p, firsts[i].format);
         if (p->part && packing->format != wanted.format) {
             return mb_fail(error, MOEBLOCK_UNSUPPORTED,
                            "opening experts: '%s' is stored as %s, but '%s' as %s; gate and up must have one format",
@@ -205,13 +209,30 @@ static moeblock_status plan(struct ffn *self, moeblock_error *error)
     return MOEBLOCK_OK;
 }
 
+static void fix_bytes(struct ffn *self)
+{
+    self->inner_bytes = mb_round_up(self->kernels->packed_bytes(&self->inner), 64);
+    self->expert_bytes = self->inner_bytes + mb_round_up(self->kernels->packed_bytes(&self->outer), 64);
+}
+
+void mb_ffn_size(void *object, enum mb_format format)
+{
+    struct ffn *self = object;
+    if (!self->owned) return;
+    list_projections(self);
+    for (int i = 0; i < self->projection_count; i++) {
+        const struct projection *p = &self->projections[i];
+        *(p->outer ? &self->outer : &self->inner) = packing_of(self, p, format);
+    }
+    fix_bytes(self);
+}
+
 // One allocation for all codes. Checked, since experts and sizes come from a file.
 static moeblock_status allocate(struct ffn *self, moeblock_error *error)
 {
     const moeblock_allocator *allocator = &self->build.context->allocator;
     const uint64_t owned = (uint64_t)self->owned;
-    self->inner_bytes = mb_round_up(self->kernels->packed_bytes(&self->inner), 64);
-    self->expert_bytes = self->inner_bytes + mb_round_up(self->kernels->packed_bytes(&self->outer), 64);
+    fix_bytes(self);
     uint64_t bytes, bias_bytes = 0;
     bool fits = mb_mul_u64(owned, self->expert_bytes, &bytes);
     if (self->config->bias) fits = fits && mb_mul_u64(owned, (uint64_t)self->bias_stride * sizeof(float), &bias_bytes);
@@ -342,15 +363,14 @@ static moeblock_status pack(void *object, int64_t item, moeblock_error *error)
 static size_t packed_bytes(const void *object)
 {
     const struct ffn *self = object;
-    if (!self->packed) return 0;
-    const size_t biases = self->biases ? (size_t)self->bias_stride * sizeof(float) : 0;
+    const size_t biases = self->config->bias ? (size_t)self->bias_stride * sizeof(float) : 0;
     return (size_t)self->owned * (self->expert_bytes + biases);
 }
 
 static size_t scratch_bytes(const void *object, int64_t m)
 {
     const struct ffn *self = object;
-    if (!self->packed) return 0;
+    if (!self->owned) return 0;
     const size_t inner = self->kernels->scratch_bytes(&self->inner, m);
     const size_t outer = self->kernels->scratch_bytes(&self->outer, m);
     return inner > outer ? inner : outer;

@@ -2,6 +2,7 @@
 // A placement from measured loads: copies go to the experts with the most load per copy, then the heaviest copy first
 // to the least loaded rank with room.
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/arith.h"
 #include "base/status.h"
@@ -95,25 +96,41 @@ static moeblock_status as_table(const struct balance *b, const moeblock_allocato
     return MOEBLOCK_OK;
 }
 
-// Leaves the better of the two tables in *out.
-static moeblock_status keep_better(const moeblock_allocator *allocator, const struct balance *b,
-                                   struct mb_placement_table *out, moeblock_error *error)
+static double worst_load(const struct mb_placement_table *table, const int64_t *load, double *loads)
 {
-    struct mb_placement_table runs;
-    double *loads = mb_alloc(allocator, 2 * (size_t)b->ranks * sizeof *loads);
-    if (!loads) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "balancing experts: no memory");
-    const moeblock_status status = mb_placement_contiguous(allocator, b->experts, b->ranks, &runs, error);
-    if (status == MOEBLOCK_OK) {
-        double most[2] = {0, 0};
-        mb_placement_loads(out, b->load, loads);
-        mb_placement_loads(&runs, b->load, loads + b->ranks);
-        for (int i = 0; i < 2 * b->ranks; i++)
-            if (loads[i] > most[i / b->ranks]) most[i / b->ranks] = loads[i];
-        struct mb_placement_table worse = most[0] < most[1] ? runs : *out;
-        if (most[0] >= most[1]) *out = runs;
-        mb_placement_free(&worse);
-    }
-    mb_free(allocator, loads);
+    double most = 0;
+    mb_placement_loads(table, load, loads);
+    for (int r = 0; r < table->ranks; r++) most = loads[r] > most ? loads[r] : most;
+    return most;
+}
+
+// One table with `most` experts a rank. It takes the place of *out when its worst rank has less to do.
+static moeblock_status try_table(struct balance *b, const moeblock_allocator *allocator, int64_t most, double *loads,
+                                 struct mb_placement_table *out, moeblock_error *error)
+{
+    struct mb_placement_table made;
+    b->most = most;
+    memset(b->held, 0, (size_t)(b->experts * b->ranks));
+    memset(b->rank, 0, (size_t)b->ranks * sizeof *b->rank);
+    spread_copies(b);
+    sort_by_weight(b);
+    MB_TRY(as_table(b, allocator, place(b), &made, error));
+    const bool better = worst_load(&made, b->load, loads) < worst_load(out, b->load, loads);
+    struct mb_placement_table worse = better ? *out : made;
+    if (better) *out = made;
+    mb_placement_free(&worse);
+    return MOEBLOCK_OK;
+}
+
+// Greedy is not always better with more room: every small number of copies is tried, and the largest.
+static moeblock_status try_all(struct balance *b, const moeblock_allocator *allocator, int64_t copies, double *loads,
+                               struct mb_placement_table *out, moeblock_error *error)
+{
+    enum { TRIED = 8 };
+    const int64_t even = mb_ceil_div(b->experts, b->ranks), most = mb_min(mb_max(copies, 0), b->experts - even);
+    moeblock_status status = mb_placement_contiguous(allocator, b->experts, b->ranks, out, error);
+    for (int64_t c = 0; status == MOEBLOCK_OK && c <= most; c = c < TRIED || c == most ? c + 1 : most)
+        status = try_table(b, allocator, even + c, loads, out, error);
     return status;
 }
 
@@ -123,25 +140,19 @@ moeblock_status mb_placement_balanced(const moeblock_allocator *allocator, const
     struct balance b = {.load = load,
                         .experts = experts,
                         .ranks = ranks,
-                        .most = mb_min(experts, mb_ceil_div(experts, ranks) + mb_max(copies, 0)),
                         .copies = mb_alloc(allocator, (size_t)experts * sizeof *b.copies),
                         .order = mb_alloc(allocator, (size_t)experts * sizeof *b.order),
-                        .held = mb_alloc_zero(allocator, (size_t)(experts * ranks)),
-                        .rank = mb_alloc_zero(allocator, (size_t)ranks * sizeof *b.rank)};
+                        .held = mb_alloc(allocator, (size_t)(experts * ranks)),
+                        .rank = mb_alloc(allocator, (size_t)ranks * sizeof *b.rank)};
+    double *loads = mb_alloc(allocator, (size_t)ranks * sizeof *loads);
     moeblock_status status = MOEBLOCK_OK;
     *out = (struct mb_placement_table){.allocator = *allocator};
-    if (!b.copies || !b.order || !b.held || !b.rank) {
+    if (!b.copies || !b.order || !b.held || !b.rank || !loads)
         status = mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "balancing %" PRId64 " experts: no memory", experts);
-    } else {
-        spread_copies(&b);
-        sort_by_weight(&b);
-        status = as_table(&b, allocator, place(&b), out, error);
-        if (status == MOEBLOCK_OK) status = keep_better(allocator, &b, out, error);
-        if (status != MOEBLOCK_OK) mb_placement_free(out);
-    }
-    mb_free(allocator, b.copies);
-    mb_free(allocator, b.order);
-    mb_free(allocator, b.held);
-    mb_free(allocator, b.rank);
+    else
+        status = try_all(&b, allocator, copies, loads, out, error);
+    if (status != MOEBLOCK_OK) mb_placement_free(out);
+    void *const used[] = {b.copies, b.order, b.held, b.rank, loads};
+    for (size_t i = 0; i < sizeof used / sizeof *used; i++) mb_free(allocator, used[i]);
     return status;
 }

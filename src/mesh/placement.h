@@ -28,9 +28,9 @@ moeblock_status mb_placement_contiguous(const moeblock_allocator *allocator, int
 moeblock_status mb_placement_named(const moeblock_allocator *allocator, const char *name, int64_t experts, int ranks,
                                    struct mb_placement_table *out, moeblock_error *error);
 
-// Greedy: up to `copies` experts a rank beyond the even share are filled with copies of the experts with the most load
-// per copy, then the heaviest is placed first, each on the least loaded rank with room. Ties go to the lower id and
-// rank. Contiguous runs are kept where the greedy table would be no better for the most loaded rank.
+// Greedy: up to `copies` experts a rank beyond the even share hold copies of the experts with the most load per copy;
+// then the heaviest copy is placed first, each on the least loaded rank with room. Ties go to the lower id and rank.
+// Never worse than contiguous runs for the most loaded rank, and never with more copies than it takes.
 moeblock_status mb_placement_balanced(const moeblock_allocator *allocator, const int64_t *load, int64_t experts,
                                       int ranks, int64_t copies, struct mb_placement_table *out, moeblock_error *error);
 

@@ -75,6 +75,11 @@ static moeblock_status create(void *user, const moeblock_router_build *build, vo
         .experts = build->experts,
         .classes = build->experts + build->config->router.null_experts,
         .k = build->top_k,
+        // Until a load tells the stored format: what scratch_bytes goes by where sizes are asked for without one.
+        .packing = {.format = MB_PACKED_BF16,
+                    .parts = 1,
+                    .n = build->experts + build->config->router.null_experts,
+                    .k = build->hidden},
     };
     *out = NULL;
     MB_TRY(check_counts(&made, error));

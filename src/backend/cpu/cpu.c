@@ -11,6 +11,7 @@
 const struct mb_backend mb_backend_cpu = {
     .name = "cpu",
     .load = mb_cpu_load,
+    .size = mb_cpu_size,
     .unload = mb_cpu_unload,
     .chunk_tokens = mb_cpu_chunk_tokens,
     .workspace_bytes = mb_cpu_workspace_bytes,

@@ -128,6 +128,8 @@ void mb_run_trace(const struct mb_run *run, const char *what, int64_t a, int64_t
 // The steps (one file each).
 moeblock_status mb_cpu_load(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
                             const moeblock_load_options *options, struct mb_weight_set **out, moeblock_error *error);
+moeblock_status mb_cpu_size(const moeblock_block *block, enum mb_format format, struct mb_weight_set **out,
+                            moeblock_error *error);
 void mb_cpu_unload(const moeblock_block *block, struct mb_weight_set *set);
 int64_t mb_cpu_chunk_tokens(const moeblock_block *block);
 size_t mb_cpu_workspace_bytes(const moeblock_block *block, int64_t tokens, int workers);

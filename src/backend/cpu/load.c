@@ -32,8 +32,7 @@ static moeblock_status resolve_compute(const moeblock_block *block, moeblock_wei
     return MOEBLOCK_OK;
 }
 
-static moeblock_status load_router(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
-                                   struct mb_weight_set *set, moeblock_error *error)
+static moeblock_status create_router(const moeblock_block *block, struct mb_weight_set *set, moeblock_error *error)
 {
     if (!block->router_kind) return MOEBLOCK_OK;
     const moeblock_router_class *kind = block->router_kind->class_copy;
@@ -51,15 +50,23 @@ static moeblock_status load_router(const moeblock_block *block, moeblock_weights
     void *self = NULL;
     MB_TRY(mb_kind_status("router", registered, "create", kind->create(registered->user, &build, &self, error), error));
     set->router = self;
-    MB_TRY(mb_router_needs(registered, self, weights, layer, error));
-    return mb_kind_status("router", registered, "load", kind->load(set->router, weights, layer, error), error);
+    return MOEBLOCK_OK;
 }
 
-static moeblock_status open_experts(const moeblock_block *block, bool shared, moeblock_weights *weights, int64_t layer,
-                                    const struct mb_weight_set *set, void **self, int64_t *items, moeblock_error *error)
+static moeblock_status load_router(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                                   struct mb_weight_set *set, moeblock_error *error)
+{
+    if (!block->router_kind) return MOEBLOCK_OK;
+    const moeblock_router_class *kind = block->router_kind->class_copy;
+    MB_TRY(create_router(block, set, error));
+    MB_TRY(mb_router_needs(block->router_kind, set->router, weights, layer, error));
+    return mb_kind_status("router", block->router_kind, "load", kind->load(set->router, weights, layer, error), error);
+}
+
+static moeblock_status create_experts(const moeblock_block *block, bool shared, const struct mb_weight_set *set,
+                                      void **self, moeblock_error *error)
 {
     const struct mb_registered *registered = shared ? block->shared_kind : block->routed_kind;
-    *items = 0;
     if (!registered) return MOEBLOCK_OK;
     const moeblock_expert_class *kind = registered->class_copy;
     const moeblock_config *config = block->config;
@@ -90,8 +97,19 @@ static moeblock_status open_experts(const moeblock_block *block, bool shared, mo
     void *made = NULL;
     MB_TRY(mb_kind_status("expert", registered, "create", kind->create(registered->user, &build, &made, error), error));
     *self = made;
-    MB_TRY(mb_expert_needs(registered, made, weights, layer, error));
-    MB_TRY(mb_kind_status("expert", registered, "open", kind->open(made, weights, layer, items, error), error));
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status open_experts(const moeblock_block *block, bool shared, moeblock_weights *weights, int64_t layer,
+                                    const struct mb_weight_set *set, void **self, int64_t *items, moeblock_error *error)
+{
+    const struct mb_registered *registered = shared ? block->shared_kind : block->routed_kind;
+    *items = 0;
+    if (!registered) return MOEBLOCK_OK;
+    const moeblock_expert_class *kind = registered->class_copy;
+    MB_TRY(create_experts(block, shared, set, self, error));
+    MB_TRY(mb_expert_needs(registered, *self, weights, layer, error));
+    MB_TRY(mb_kind_status("expert", registered, "open", kind->open(*self, weights, layer, items, error), error));
     if (*items >= 0) return MOEBLOCK_OK;
     return mb_fail(error, MOEBLOCK_INTERNAL, "expert kind \"%s\" opened with %" PRId64 " items to pack, expected >= 0",
                    registered->name, *items);
@@ -193,24 +211,86 @@ static moeblock_status load_rest(const moeblock_block *block, moeblock_weights *
     return load_vector(block, weights, layer, MB_ROLE_OUT_NORM, config->hidden_size, &set->out_norm, error);
 }
 
+static moeblock_status load_all(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                                const moeblock_load_options *options, struct mb_weight_set *set, moeblock_error *error)
+{
+    MB_TRY(resolve_compute(block, weights, layer, set, error));
+    MB_TRY(load_router(block, weights, layer, set, error));
+    MB_TRY(load_experts(block, weights, layer, options, set, error));
+    return load_rest(block, weights, layer, set, error);
+}
+
+static moeblock_status new_set(const moeblock_block *block, enum mb_loaded loaded, struct mb_weight_set **out,
+                               moeblock_error *error)
+{
+    *out = mb_alloc_zero(&block->context->allocator, sizeof **out);
+    if (!*out) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading weights: no memory");
+    (*out)->loaded = loaded;
+    (*out)->format = "";
+    (*out)->compute = block->requested == MOEBLOCK_COMPUTE_AUTO ? MOEBLOCK_COMPUTE_F32 : block->requested;
+    return MOEBLOCK_OK;
+}
+
+// Hands the set on, or takes it apart after a failure.
+static moeblock_status finish_set(const moeblock_block *block, moeblock_status status, const moeblock_error *reason,
+                                  struct mb_weight_set *set, struct mb_weight_set **out, moeblock_error *error)
+{
+    *out = status == MOEBLOCK_OK ? set : NULL;
+    if (status == MOEBLOCK_OK) return MOEBLOCK_OK;
+    if (error) *error = *reason;
+    mb_cpu_unload(block, set);
+    return status;
+}
+
 moeblock_status mb_cpu_load(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
                             const moeblock_load_options *options, struct mb_weight_set **out, moeblock_error *error)
 {
+    struct mb_weight_set *set;
     *out = NULL;
-    struct mb_weight_set *set = mb_alloc_zero(&block->context->allocator, sizeof *set);
-    if (!set) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading weights: no memory");
+    MB_TRY(new_set(block, options->router_only ? MB_LOADED_ROUTER : MB_LOADED_ALL, &set, error));
     moeblock_error reason = {MOEBLOCK_OK, ""}; // empty, so that a kind that gives none is noticed
-    moeblock_status status = resolve_compute(block, weights, layer, set, &reason);
-    if (status == MOEBLOCK_OK) status = load_router(block, weights, layer, set, &reason);
-    if (status == MOEBLOCK_OK) status = load_experts(block, weights, layer, options, set, &reason);
-    if (status == MOEBLOCK_OK) status = load_rest(block, weights, layer, set, &reason);
-    if (status != MOEBLOCK_OK) {
-        if (error) *error = reason;
-        mb_cpu_unload(block, set);
-        return status;
+    const moeblock_status status = options->router_only ? load_router(block, weights, layer, set, &reason)
+                                                        : load_all(block, weights, layer, options, set, &reason);
+    return finish_set(block, status, &reason, set, out, error);
+}
+
+static moeblock_status size_all(const moeblock_block *block, enum mb_format format, struct mb_weight_set *set,
+                                moeblock_error *error)
+{
+    const moeblock_config *config = block->config;
+    const struct mb_registered *const kinds[] = {block->routed_kind, block->shared_kind};
+    void **const made[] = {&set->routed, &set->shared};
+    size_t bytes[2] = {0, 0};
+    set->format = mb_format_table[format].name;
+    if (block->requested == MOEBLOCK_COMPUTE_AUTO)
+        set->compute = mb_format_table[format].f32_compute ? MOEBLOCK_COMPUTE_F32 : MOEBLOCK_COMPUTE_BF16;
+    if (block->router_kind) MB_TRY(create_router(block, set, error));
+    for (int shared = 0; shared < 2; shared++) {
+        if (!kinds[shared]) continue;
+        if (((const moeblock_expert_class *)kinds[shared]->class_copy)->inner != mb_expert_ffn.inner)
+            return mb_fail(error, MOEBLOCK_UNSUPPORTED,
+                           "sizing the block: expert kind \"%s\" comes from outside; only its own load knows its size",
+                           kinds[shared]->name);
+        MB_TRY(create_experts(block, shared, set, made[shared], error));
+        mb_ffn_size(*made[shared], format);
+        bytes[shared] = packed_bytes_of(kinds[shared], *made[shared]);
     }
-    *out = set;
+    set->packed_bytes = bytes[0] + bytes[1];
+    set->expert_packed_bytes = block->share.owned ? bytes[0] / (size_t)block->share.owned : 0;
+    if (!config->routed_enabled || !config->latent_size) return MOEBLOCK_OK;
+    MB_TRY(mb_latent_create(block->context, config, set->compute, &set->latent, error));
+    set->packed_bytes += mb_latent_packed_bytes(set->latent);
     return MOEBLOCK_OK;
+}
+
+moeblock_status mb_cpu_size(const moeblock_block *block, enum mb_format format, struct mb_weight_set **out,
+                            moeblock_error *error)
+{
+    struct mb_weight_set *set;
+    *out = NULL;
+    MB_TRY(new_set(block, MB_LOADED_SIZES, &set, error));
+    moeblock_error reason = {MOEBLOCK_OK, ""};
+    return finish_set(block, size_all(block, format, set, &reason), &reason, set, out, error);
 }
 
 void mb_cpu_unload(const moeblock_block *block, struct mb_weight_set *set)

@@ -58,7 +58,7 @@ static void take_router(struct cursor *c, struct mb_buffers *b, const moeblock_b
 static void take_exchange(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n)
 {
     const int ep = block->share.ep;
-    if (ep == 1) return;
+    if (ep == 1 || !block->set->routed) return;
     const int64_t k = block->config->num_experts_per_tok, arrive = ep * n;
     const int64_t sent = n * mb_min(k, ep), own_columns = block->share.d1 - block->share.d0;
     const size_t record = mb_record_bytes(block, block->set, k), element = mb_element_bytes(block->set);
@@ -77,7 +77,7 @@ static void take_routed(struct cursor *c, struct mb_buffers *b, const moeblock_b
 {
     const moeblock_config *config = block->config;
     const struct mb_share *share = &block->share;
-    if (!config->routed_enabled) return;
+    if (!block->set->routed) return;
     const size_t element = mb_element_bytes(block->set);
     const int64_t arrive = share->ep * n, k = config->num_experts_per_tok;
     const int64_t slots = mb_slots_most(block, arrive, k), inner = config->routed.intermediate_size;
@@ -111,7 +111,7 @@ static void take_shared(struct cursor *c, struct mb_buffers *b, const moeblock_b
 {
     const moeblock_config *config = block->config;
     const struct mb_share *share = &block->share;
-    if (!config->shared_enabled) return;
+    if (!block->set->shared) return;
     const size_t element = mb_element_bytes(block->set);
     const int64_t inner = config->shared.intermediate_size;
     b->token_row = take(c, n, sizeof *b->token_row);
@@ -140,14 +140,14 @@ static size_t scratch_of_worker(const moeblock_block *block, int64_t n)
     const struct mb_weight_set *set = block->set;
     const int64_t rows = block->share.ep * n;
     size_t most = 0;
-    if (block->routed_kind) {
+    if (set->routed) {
         const moeblock_expert_class *kind = block->routed_kind->class_copy;
         const int64_t own = block->share.d1 - block->share.d0;
         const int64_t width = kind->splits ? mb_min(own, mb_task_columns(kind, set->routed)) : block->routed_width;
         const size_t need = kind->scratch_bytes(set->routed, rows) + (size_t)(rows * width) * sizeof(float) + 128;
         most = need > most ? need : most;
     }
-    if (block->shared_kind) {
+    if (set->shared) {
         const moeblock_expert_class *kind = block->shared_kind->class_copy;
         const size_t need = kind->scratch_bytes(set->shared, n) + 64;
         most = need > most ? need : most;
