@@ -41,6 +41,10 @@ moeblock_status mb_latent_create(moeblock_context *context, const moeblock_confi
     latent->bf16 = compute == MOEBLOCK_COMPUTE_BF16;
     latent->hidden = config->hidden_size;
     latent->width = config->latent_size;
+    // Until a load tells the stored format: what the sizes go by where they are asked for without one.
+    const enum mb_packed_format format = latent->bf16 ? MB_PACKED_BF16 : MB_PACKED_F32;
+    latent->down.packing = (struct mb_packing){format, 1, latent->width, latent->hidden, 0};
+    latent->up.packing = (struct mb_packing){format, 1, latent->hidden, latent->width, 0};
     *out = latent;
     return MOEBLOCK_OK;
 }
