@@ -134,9 +134,11 @@ moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh
                               moeblock_error *error);
 // Fills the block's placement and `owns`, and the experts of its share.
 moeblock_status mb_share_place(moeblock_block *block, moeblock_error *error);
-// EP rank that computes class `id` for tokens whose home is EP rank `home`; -1 for null experts and empty slots.
-static inline int mb_share_rank(const moeblock_block *block, int32_t id, int home)
+// EP rank that computes class `id` for this rank's own tokens; -1 for null experts and empty slots. Where all ranks
+// hold the same tokens they agree on one of several copies.
+static inline int mb_share_rank(const moeblock_block *block, int32_t id)
 {
+    const int home = block->config->replicated_batch ? 0 : block->share.ep_index;
     return id >= 0 && id < block->config->num_experts ? mb_placement_rank(&block->placement, id, home) : -1;
 }
 // Columns of axis rank `index` when `total` columns are split over the TP ranks.

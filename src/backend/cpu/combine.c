@@ -24,7 +24,7 @@ static moeblock_status return_outputs(struct mb_run *run)
             for (int64_t j = 0; j < run->k; j++) out += mb_computed_here(run, b->arrived_ids[row][j]);
         for (int64_t r = 0; r < b->send_rows[i]; r++, record++)
             for (int64_t j = 0; j < run->k; j++)
-                back += mb_share_rank(block, b->ids[b->record_token[record] * run->k + j], share->ep_index) == i;
+                back += mb_share_rank(block, b->ids[b->record_token[record] * run->k + j]) == i;
         b->send_bytes[i] = (size_t)out * one;
         b->receive_bytes[i] = (size_t)back * one;
     }

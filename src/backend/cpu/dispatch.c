@@ -26,17 +26,11 @@ static void take_own_rows(struct mb_run *run)
     }
 }
 
-// EP rank that computes class `id` for this rank's own tokens.
-static int rank_of(const struct mb_run *run, int32_t id)
-{
-    return mb_share_rank(run->block, id, run->block->share.ep_index);
-}
-
 static bool goes_to(const struct mb_run *run, int64_t token, int rank)
 {
     const int32_t *ids = mb_buffers_of(run)->ids + token * run->k;
     for (int64_t j = 0; j < run->k; j++)
-        if (rank_of(run, ids[j]) == rank) return true;
+        if (mb_share_rank(run->block, ids[j]) == rank) return true;
     return false;
 }
 
@@ -63,7 +57,7 @@ static void fill_records(struct mb_run *run)
             int32_t *there = (int32_t *)(void *)(to + ids_at);
             for (int64_t j = 0; j < run->k; j++) {
                 const int64_t slot = t * run->k + j;
-                const bool goes = rank_of(run, b->ids[slot]) == rank;
+                const bool goes = mb_share_rank(run->block, b->ids[slot]) == rank;
                 there[j] = goes ? b->ids[slot] : -1;
                 if (goes) b->return_place[slot] = place++;
             }
