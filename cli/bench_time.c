@@ -11,8 +11,8 @@
 #include "cli/exit.h"
 #include "cli/progress.h"
 
-enum { ROUNDS = 5, ROUNDS_OF_LONG = 3, INPUTS = 64, ATTEMPTS = 3, CLEAN_LEAST = 3 };
-static const double slice_seconds = 0.06, long_seconds = 1.0, short_seconds = 0.02, own_share = 0.95;
+enum { ROUNDS = 5, INPUTS = 64, ATTEMPTS = 3, CLEAN_LEAST = 3 };
+static const double slice_seconds = 0.06, short_seconds = 0.02, own_share = 0.95;
 static const double tick_seconds = 0.004; // of Linux at 250 Hz
 
 static double process_seconds(void)
@@ -145,6 +145,9 @@ static void sample(struct bench *bench, int team, struct bench_case *before, str
 // Runs of a case in this round when --repeat says how many in all; 0: as many as fill the slice.
 static int64_t share_of(int64_t repeat, int round) { return repeat / ROUNDS + (round < repeat % ROUNDS); }
 
+// Fewer of cases that take long.
+static int rounds_of(const struct bench_case *one) { return one->once > 4 ? 2 : one->once > 1 ? 3 : ROUNDS; }
+
 static int time_round(struct bench *bench, int round, int team)
 {
     const int64_t repeat = bench->args->repeat;
@@ -154,7 +157,7 @@ static int time_round(struct bench *bench, int round, int team)
         struct bench_case *const one = &bench->cases[i];
         const int64_t wanted = share_of(repeat, round);
         if (one->team != team || (repeat && !wanted)) continue;
-        if (!repeat && one->once > long_seconds && round >= ROUNDS_OF_LONG) continue;
+        if (!repeat && round >= rounds_of(one)) continue;
         one->variant->session.context->team = bench->teams[team];
         sample(bench, team, last, one);
         code = time_slice(bench, one, wanted);

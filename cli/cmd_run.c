@@ -111,6 +111,7 @@ static int load_and_compute(struct cli_run *run, const char *ids, const char *we
 {
     struct cli_session *const session = &run->session;
     const struct cli_args *const args = run->args;
+    const double started = cli_seconds();
     int code;
     if ((code = cli_open_weights(session, session->weights_path))) return code;
     if ((code = cli_make_block(session, args))) return code;
@@ -119,6 +120,7 @@ static int load_and_compute(struct cli_run *run, const char *ids, const char *we
     moeblock_block_get_info(session->block, &run->info);
     if ((code = allocate_results(run))) return code;
     if ((code = forward(run))) return code;
+    run->first_forward_seconds = cli_seconds() - started;
     run->compared = args->compare != NULL;
     if (run->compared) run->comparison = cli_compare(run->y, &run->reference);
     if ((code = write_results(run, ids, weights))) return code;

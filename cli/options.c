@@ -97,7 +97,7 @@ const struct cli_option cli_options[] = {
      .help = "kernel level (`moeblock info` lists them); default: $MOEBLOCK_CPU, else the best"},
     {.name = "repeat", .commands = "bench", .type = CLI_INT, .offset = AT(repeat), .value = "N", .minimum = 1,
      .maximum = 1000000,
-     .help = "timed runs of each case; default: 0.3 seconds of them and 5 at least, 3 of cases above a second"},
+     .help = "timed runs of each case; default: 0.3 seconds of them and 5 at least, 3 of a second, 2 of 4"},
     {.name = "values", .commands = "validate", .type = CLI_FLAG, .offset = AT(values),
      .help = "also reads every float tensor and counts NaN and infinite values"},
     {.name = "docs", .commands = "config", .type = CLI_FLAG, .offset = AT(docs), .excludes = "json",

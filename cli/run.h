@@ -21,7 +21,7 @@ struct cli_run {
     int64_t *load;      // [experts, null experts included]
     int64_t n_load;
     moeblock_forward_stats stats;
-    double seconds;
+    double seconds, first_forward_seconds; // of forward; from opening the weights to its end
     bool compared;
     struct cli_comparison comparison;
 };

@@ -44,6 +44,7 @@ static void print_text(const struct cli_run *run)
            cli_bytes_text(bytes_touched(run) / run->seconds, rate), run->args->mode,
            cli_compute_name(run->info.compute), moeblock_context_level(session->context),
            moeblock_context_threads(session->context), cli_bytes_text(cli_peak_memory(), peak));
+    printf("first forward done %.2f s after the start of loading\n", run->first_forward_seconds);
     if (run->compared)
         printf("against %s: relative rms %.3g, largest error %.3g at element %" PRId64 ", correlation %.9f\n",
                run->args->compare, run->comparison.relative_rms, run->comparison.largest_error,
@@ -102,6 +103,7 @@ static void print_json(const struct cli_run *run)
     json_object_set_new(document, "level", json_string(moeblock_context_level(session->context)));
     cli_json_number(document, "load_seconds", session->load_seconds);
     cli_json_number(document, "seconds", run->seconds);
+    cli_json_number(document, "first_forward_seconds", run->first_forward_seconds);
     cli_json_number(document, "router_seconds", run->stats.router_seconds);
     cli_json_number(document, "experts_seconds", run->stats.experts_seconds);
     cli_json_number(document, "tokens_per_second", (double)run->tokens / run->seconds);

@@ -27,6 +27,7 @@ class Golden(CliTest):
         self.assertGreater(document["compare"]["correlation"], 0.9999)
         self.check_router(folder, facts, prefix)
         self.assertEqual(len(document["ids"]), 2)
+        self.assertGreaterEqual(document["first_forward_seconds"], document["load_seconds"] + document["seconds"])
         self.assertEqual(sum(document["expert_load"]), facts["tokens"] * facts["k"])
         return document
 
