@@ -149,30 +149,47 @@ struct piece {
     int64_t n0, n1, k0, k1;
 };
 
-// Bounds of a projection's piece, in rows of the stored matrix.
-static struct piece piece_of(const struct ffn *self, const struct projection *projection,
-                             const struct mb_matrix *matrix, int64_t index)
-{
-    struct piece p;
-    mb_matrix_piece(matrix, projection->outer ? &self->outer : &self->inner, self->kernels->granule, PIECE_BYTES, index,
-                    &p.n0, &p.n1, &p.k0, &p.k1);
-    p.n0 += projection->first;
-    p.n1 += projection->first;
-    return p;
-}
-
-// Gate rows of an interleaved pair bring the up rows between them.
+// Gate rows of a pair bring the up rows.
 static bool packs_both(const struct ffn *self, const struct projection *projection)
 {
     return self->paired && !projection->outer;
 }
 
-static size_t staging_of(const struct ffn *self, const struct projection *projection, const struct mb_matrix *matrix)
+// Stored bytes that mb_matrix_pieces goes by: it counts one part.
+static size_t piece_bytes(const struct ffn *self, const struct projection *projection)
 {
-    const struct piece p = piece_of(self, projection, matrix, 0); // the first is the largest
-    const struct mb_matrix joint = mb_matrix_joint(matrix);
-    if (packs_both(self, projection)) return mb_stage_bytes(&joint, 2 * p.n0, 2 * p.n1, p.k0, p.k1);
-    return mb_stage_bytes(matrix, p.n0, p.n1, p.k0, p.k1);
+    return packs_both(self, projection) ? PIECE_BYTES / 2 : PIECE_BYTES;
+}
+
+// Bounds of a projection's piece, in rows of the stored matrix.
+static struct piece piece_of(const struct ffn *self, const struct projection *projection,
+                             const struct mb_matrix *matrix, int64_t index)
+{
+    struct piece p;
+    mb_matrix_piece(matrix, projection->outer ? &self->outer : &self->inner, self->kernels->granule,
+                    piece_bytes(self, projection), index, &p.n0, &p.n1, &p.k0, &p.k1);
+    p.n0 += projection->first;
+    p.n1 += projection->first;
+    return p;
+}
+
+static size_t staging_of(const struct ffn *self, const struct projection *projection, const struct mb_matrix *matrix,
+                         const struct mb_pair *pair)
+{
+    struct piece p = piece_of(self, projection, matrix, 0); // the first is the largest
+    if (!packs_both(self, projection)) return mb_stage_bytes(matrix, p.n0, p.n1, p.k0, p.k1);
+    mb_pair_rows(pair, p.n0, p.n1, &p.n0, &p.n1);
+    return mb_stage_bytes(&pair->joint, p.n0, p.n1, p.k0, p.k1);
+}
+
+// Whether gate and up are a pair and nothing that belongs to other ranks lies between the own rows.
+static bool is_paired(const struct ffn *self, const struct mb_matrix *firsts, struct mb_pair *pair)
+{
+    const struct projection *gate = self->projections;
+    int64_t first, end;
+    if (!self->config->gated || gate->first == gate->end || !mb_matrix_pair(&firsts[0], &firsts[1], pair)) return false;
+    mb_pair_rows(pair, gate->first, gate->end, &first, &end);
+    return end - first == 2 * (gate->end - gate->first);
 }
 
 // Finds all tensors and fixes both packings.
@@ -193,14 +210,15 @@ static moeblock_status plan(struct ffn *self, moeblock_error *error)
         }
         *packing = wanted;
     }
-    self->paired = self->config->gated && mb_matrix_interleaved(&firsts[0], &firsts[1]);
+    struct mb_pair pair;
+    self->paired = is_paired(self, firsts, &pair);
     self->items_per_expert = 0;
     for (int i = 0; i < self->projection_count; i++) {
         struct projection *p = &self->projections[i];
         p->pieces = self->paired && p->part ? 0
                                             : mb_matrix_pieces(&firsts[i], p->outer ? &self->outer : &self->inner,
-                                                               self->kernels->granule, PIECE_BYTES);
-        const size_t staging = p->pieces ? staging_of(self, p, &firsts[i]) : 0;
+                                                               self->kernels->granule, piece_bytes(self, p));
+        const size_t staging = p->pieces ? staging_of(self, p, &firsts[i], &pair) : 0;
         const int64_t most = staging ? mb_max(1, (int64_t)(ITEM_BYTES / staging)) : 1; // pieces of an item
         p->items = mb_max(1, mb_ceil_div(p->pieces, most));                            // the first also reads the bias
         self->stage_bytes = staging > self->stage_bytes ? staging : self->stage_bytes;
@@ -307,34 +325,38 @@ static void give_staging(struct ffn *self, void *staging)
     mb_free(&self->build.context->allocator, staging);
 }
 
-static moeblock_status pack_piece(const struct ffn *self, const struct projection *projection,
-                                  const struct mb_matrix *matrix, int64_t index, void *packed, void *staging,
-                                  moeblock_error *error)
+// The pieces of one item of an expert's projection.
+static moeblock_status pack_pieces(struct ffn *self, const struct projection *projection, int64_t expert, int64_t index,
+                                   moeblock_error *error)
 {
-    const struct mb_packing *packing = projection->outer ? &self->outer : &self->inner;
-    const struct piece p = piece_of(self, projection, matrix, index);
-    if (p.n0 >= p.n1 || p.k0 >= p.k1) return MOEBLOCK_OK; // a rank may own no rows at all
-    if (packs_both(self, projection))
-        return mb_matrix_pack_pair(self->weights, matrix, self->kernels, packing, packed, projection->first, p.n0, p.n1,
-                                   p.k0, p.k1, staging, error);
-    return mb_matrix_pack(self->weights, matrix, self->kernels, packing, packed, projection->part, projection->first,
-                          p.n0, p.n1, p.k0, p.k1, staging, error);
-}
-
-// Pieces [begin, end) of one expert's projection.
-static moeblock_status pack_pieces(struct ffn *self, const struct projection *projection, int64_t expert, int64_t begin,
-                                   int64_t end, moeblock_error *error)
-{
-    struct mb_matrix matrix;
+    const bool both = packs_both(self, projection);
+    struct mb_matrix matrix, up;
+    struct mb_pair pair;
     MB_TRY(find(self, projection, expert, &matrix, error));
-    void *packed = packed_of(self, expert, projection->outer), *staging = take_staging(self);
+    if (both) {
+        MB_TRY(find(self, projection + 1, expert, &up, error));
+        (void)mb_matrix_pair(&matrix, &up, &pair); // as the first expert's
+    }
+    const struct mb_target target = {
+        .kernels = self->kernels,
+        .packing = projection->outer ? &self->outer : &self->inner,
+        .packed = packed_of(self, expert, projection->outer),
+        .part = projection->part,
+        .row0 = projection->first,
+        .turn = matrix.column_stride == 1 ? 0 : index, // pieces of whole rows share no outputs
+    };
+    void *staging = take_staging(self);
     if (!staging) {
         return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "packing '%s': no memory for %zu bytes", matrix.codes.name,
                        self->stage_bytes);
     }
     moeblock_status status = MOEBLOCK_OK;
-    for (int64_t i = begin; i < end && status == MOEBLOCK_OK; i++)
-        status = pack_piece(self, projection, &matrix, i, packed, staging, error);
+    const int64_t pieces = projection->pieces, items = projection->items;
+    for (int64_t i = index * pieces / items; i < (index + 1) * pieces / items && status == MOEBLOCK_OK; i++) {
+        const struct piece p = piece_of(self, projection, &matrix, i); // empty where a rank owns no rows
+        status = both ? mb_matrix_pack_pair(self->weights, &pair, &target, p.n0, p.n1, p.k0, p.k1, staging, error)
+                      : mb_matrix_pack(self->weights, &matrix, &target, p.n0, p.n1, p.k0, p.k1, staging, error);
+    }
     give_staging(self, staging);
     return status;
 }
@@ -347,9 +369,8 @@ static moeblock_status pack_item(struct ffn *self, int64_t item, moeblock_error 
     const struct projection *projection = self->projections;
     while (index >= projection->items) index -= projection++->items;
     if (index == 0 && self->config->bias) MB_TRY(load_bias(self, projection, expert, error));
-    const int64_t pieces = projection->pieces, items = projection->items;
-    if (pieces == 0) return MOEBLOCK_OK; // only the bias
-    return pack_pieces(self, projection, expert, index * pieces / items, (index + 1) * pieces / items, error);
+    if (projection->pieces == 0) return MOEBLOCK_OK; // only the bias
+    return pack_pieces(self, projection, expert, index, error);
 }
 
 static moeblock_status pack(void *object, int64_t item, moeblock_error *error)

@@ -72,8 +72,8 @@ static moeblock_status pack_piece(const struct mb_latent *latent, moeblock_weigh
     if (!staging)
         return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "packing '%s': no memory for %zu bytes", matrix->codes.name,
                        bytes);
-    const moeblock_status status = mb_matrix_pack(weights, matrix, kernels, &linear->packing, linear->packed, 0, 0, n0,
-                                                  n1, k0, k1, staging, error);
+    const struct mb_target target = {.kernels = kernels, .packing = &linear->packing, .packed = linear->packed};
+    const moeblock_status status = mb_matrix_pack(weights, matrix, &target, n0, n1, k0, k1, staging, error);
     mb_free(allocator, staging);
     return status;
 }

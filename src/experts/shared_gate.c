@@ -30,8 +30,8 @@ static moeblock_status pack(struct mb_shared_factors *gate, moeblock_weights *we
     gate->packed = mb_alloc_zero(allocator, kernels->packed_bytes(&gate->packing));
     moeblock_status status;
     if (staging && gate->packed) {
-        status = mb_matrix_pack(weights, matrix, kernels, &gate->packing, gate->packed, 0, 0, 0, matrix->rows, 0,
-                                matrix->columns, staging, error);
+        const struct mb_target target = {.kernels = kernels, .packing = &gate->packing, .packed = gate->packed};
+        status = mb_matrix_pack(weights, matrix, &target, 0, matrix->rows, 0, matrix->columns, staging, error);
     } else {
         status = mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the shared expert's gate: no memory for %zu bytes",
                          staging_bytes);

@@ -140,11 +140,11 @@ static moeblock_status pack_pieces(struct pipeline *self, moeblock_weights *weig
     void *staging = mb_alloc(&self->context->allocator, staging_bytes);
     if (!staging)
         return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the router: no memory for %zu bytes", staging_bytes);
+    const struct mb_target target = {.kernels = kernels, .packing = &self->packing, .packed = self->packed};
     moeblock_status status = MOEBLOCK_OK;
     for (int64_t i = 0; i < count && status == MOEBLOCK_OK; i++) {
         mb_matrix_piece(matrix, &self->packing, kernels->granule, PIECE_BYTES, i, &n0, &n1, &k0, &k1);
-        status = mb_matrix_pack(weights, matrix, kernels, &self->packing, self->packed, 0, 0, n0, n1, k0, k1, staging,
-                                error);
+        status = mb_matrix_pack(weights, matrix, &target, n0, n1, k0, k1, staging, error);
     }
     mb_free(&self->context->allocator, staging);
     return status;

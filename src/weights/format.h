@@ -37,23 +37,35 @@ struct mb_matrix {
     int64_t scale_row_first;            // stored row of logical row 0
 };
 
-// Reads and packs outputs [n0, n1) x inputs [k0, k1) of `matrix` as part `part` of a packed matrix whose output 0 is
-// the matrix's row `row0` (a rank's own range starts there). Converts when the packed format differs from the stored
-// one (bf16 compute of f32 weights). `staging` has mb_stage_bytes bytes. A scale that is NaN or infinite is
+// Where packed weights go.
+struct mb_target {
+    const struct mb_kernels *kernels;
+    const struct mb_packing *packing;
+    void *packed;
+    int part;     // of the packing
+    int64_t row0; // the matrix's row that is output 0: a rank's own range starts there
+    int64_t turn; // threads that pack all outputs of neighbouring inputs start at different outputs by it
+};
+
+// Reads and packs outputs [n0, n1) x inputs [k0, k1) of `matrix`. Converts when the packed format differs from the
+// stored one (bf16 compute of f32 weights). `staging` has mb_stage_bytes bytes. A scale that is NaN or infinite is
 // INVALID_FILE.
 moeblock_status mb_matrix_pack(moeblock_weights *weights, const struct mb_matrix *matrix,
-                               const struct mb_kernels *kernels, const struct mb_packing *packing, void *packed,
-                               int part, int64_t row0, int64_t n0, int64_t n1, int64_t k0, int64_t k1, void *staging,
-                               moeblock_error *error);
-// Whether gate and up are rows of one tensor that take turns, so that one reading can serve both.
-bool mb_matrix_interleaved(const struct mb_matrix *gate, const struct mb_matrix *up);
-// The tensor that holds both, gate and up rows in turn: for mb_stage_bytes, with twice the outputs' bounds.
-struct mb_matrix mb_matrix_joint(const struct mb_matrix *gate);
-// As mb_matrix_pack for both parts of an interleaved pair.
-moeblock_status mb_matrix_pack_pair(moeblock_weights *weights, const struct mb_matrix *gate,
-                                    const struct mb_kernels *kernels, const struct mb_packing *packing, void *packed,
-                                    int64_t row0, int64_t n0, int64_t n1, int64_t k0, int64_t k1, void *staging,
-                                    moeblock_error *error);
+                               const struct mb_target *target, int64_t n0, int64_t n1, int64_t k0, int64_t k1,
+                               void *staging, moeblock_error *error);
+// Gate and up in one tensor where one reading can serve both: their rows take turns, or lie in the two halves of each
+// input's line. Row i of part p is row i * row_step + p * part_step of `joint`.
+struct mb_pair {
+    struct mb_matrix joint;
+    int64_t row_step, part_step;
+};
+bool mb_matrix_pair(const struct mb_matrix *gate, const struct mb_matrix *up, struct mb_pair *out);
+// Rows of `joint` that rows [n0, n1) of both parts span: the bounds for mb_stage_bytes.
+void mb_pair_rows(const struct mb_pair *pair, int64_t n0, int64_t n1, int64_t *first, int64_t *end);
+// As mb_matrix_pack for both parts of a pair.
+moeblock_status mb_matrix_pack_pair(moeblock_weights *weights, const struct mb_pair *pair,
+                                    const struct mb_target *target, int64_t n0, int64_t n1, int64_t k0, int64_t k1,
+                                    void *staging, moeblock_error *error);
 size_t mb_stage_bytes(const struct mb_matrix *matrix, int64_t n0, int64_t n1, int64_t k0, int64_t k1);
 
 // Splits a matrix's outputs [0, n) and inputs [0, k) into pieces of about `bytes` stored bytes that can be read in one

@@ -118,71 +118,96 @@ static moeblock_status stage(moeblock_weights *weights, const struct mb_matrix *
     return MOEBLOCK_OK;
 }
 
+// Packs outputs [n0, n1) of a part from what was loaded, where output n lies in row first + (n - bounds->n0) * step.
+static void pack_rows(const struct mb_target *target, const struct mb_loaded *loaded, const struct mb_piece *bounds,
+                      int64_t n0, int64_t n1, int64_t first, int64_t step)
+{
+    static const ptrdiff_t code_bytes[MB_PACKED_FORMATS] = {
+        [MB_PACKED_F32] = 4, [MB_PACKED_F16] = 2, [MB_PACKED_BF16] = 2, [MB_PACKED_FP8] = 1, [MB_PACKED_FP4] = 1};
+    const ptrdiff_t row = (ptrdiff_t)(first + (n0 - bounds->n0) * step);
+    struct mb_piece piece = *bounds;
+    if (n0 >= n1) return;
+    piece.n0 = n0;
+    piece.n1 = n1;
+    piece.codes = (const char *)loaded->codes + row * loaded->row_stride * code_bytes[target->packing->format];
+    piece.row_stride = (ptrdiff_t)step * loaded->row_stride;
+    piece.column_stride = loaded->column_stride;
+    piece.scales = loaded->scales ? loaded->scales + row * loaded->scale_stride : NULL;
+    piece.exponents = loaded->exponents ? loaded->exponents + row * loaded->scale_stride : NULL;
+    piece.scale_stride = (ptrdiff_t)step * loaded->scale_stride;
+    target->kernels->pack(target->packing, target->packed, &piece);
+}
+
+// The output that is packed first: the whole range's start for turn 0, its middle for 1, then quarters, eighths, so
+// that any number of threads at consecutive turns are far from each other. On fresh memory they would else touch the
+// same huge pages at the same time, and the system would clear each page for each of them.
+static int64_t first_output(const struct mb_target *target, const struct mb_piece *bounds)
+{
+    uint32_t fraction = 0;
+    for (int bit = 0; bit < 8; bit++) fraction |= (uint32_t)(target->turn >> bit & 1) << (7 - bit);
+    const int64_t granule = target->kernels->granule;
+    return bounds->n0 + (bounds->n1 - bounds->n0) * fraction / 256 / granule * granule;
+}
+
+static void pack_part(const struct mb_target *target, const struct mb_loaded *loaded, const struct mb_piece *bounds,
+                      int64_t first, int64_t step)
+{
+    const int64_t start = first_output(target, bounds);
+    pack_rows(target, loaded, bounds, start, bounds->n1, first, step);
+    pack_rows(target, loaded, bounds, bounds->n0, start, first, step);
+}
+
 moeblock_status mb_matrix_pack(moeblock_weights *weights, const struct mb_matrix *matrix,
-                               const struct mb_kernels *kernels, const struct mb_packing *packing, void *packed,
-                               int part, int64_t row0, int64_t n0, int64_t n1, int64_t k0, int64_t k1, void *staging,
-                               moeblock_error *error)
+                               const struct mb_target *target, int64_t n0, int64_t n1, int64_t k0, int64_t k1,
+                               void *staging, moeblock_error *error)
 {
     const struct mb_rectangle rectangle = {n0, n1, k0, k1};
     struct mb_loaded loaded;
     if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK;
-    MB_TRY(stage(weights, matrix, packing, &rectangle, staging, &loaded, error));
-    const struct mb_piece piece = {.part = part,
-                                   .n0 = n0 - row0,
-                                   .n1 = n1 - row0,
-                                   .k0 = k0,
-                                   .k1 = k1,
-                                   .codes = loaded.codes,
-                                   .row_stride = loaded.row_stride,
-                                   .column_stride = loaded.column_stride,
-                                   .scales = loaded.scales,
-                                   .exponents = loaded.exponents,
-                                   .scale_stride = loaded.scale_stride};
-    kernels->pack(packing, packed, &piece);
+    MB_TRY(stage(weights, matrix, target->packing, &rectangle, staging, &loaded, error));
+    const struct mb_piece bounds = {
+        .part = target->part, .n0 = n0 - target->row0, .n1 = n1 - target->row0, .k0 = k0, .k1 = k1};
+    pack_part(target, &loaded, &bounds, 0, 1);
     return MOEBLOCK_OK;
 }
 
-bool mb_matrix_interleaved(const struct mb_matrix *gate, const struct mb_matrix *up)
+bool mb_matrix_pair(const struct mb_matrix *gate, const struct mb_matrix *up, struct mb_pair *out)
 {
-    return !strcmp(gate->codes.name, up->codes.name) && gate->row_stride % 2 == 0 &&
-           up->code_offset == gate->code_offset + (uint64_t)gate->row_stride / 2;
+    const int64_t apart = (int64_t)(up->code_offset - gate->code_offset);
+    *out = (struct mb_pair){.joint = *gate};
+    if (strcmp(gate->codes.name, up->codes.name) != 0) return false;
+    out->joint.rows *= 2;
+    if (gate->row_stride % 2 == 0 && apart == gate->row_stride / 2) {
+        out->row_step = 2;
+        out->part_step = 1;
+        out->joint.row_stride /= 2;
+        out->joint.scale_row_step = 1;
+        return true;
+    }
+    out->row_step = 1;
+    out->part_step = gate->rows;
+    return !mb_output_major(gate) && apart == gate->rows * gate->row_stride;
 }
 
-struct mb_matrix mb_matrix_joint(const struct mb_matrix *gate)
+void mb_pair_rows(const struct mb_pair *pair, int64_t n0, int64_t n1, int64_t *first, int64_t *end)
 {
-    struct mb_matrix joint = *gate;
-    joint.rows *= 2;
-    joint.row_stride /= 2;
-    joint.scale_row_step = 1;
-    return joint;
+    *first = n0 * pair->row_step;
+    *end = (n1 - 1) * pair->row_step + pair->part_step + 1;
 }
 
-moeblock_status mb_matrix_pack_pair(moeblock_weights *weights, const struct mb_matrix *gate,
-                                    const struct mb_kernels *kernels, const struct mb_packing *packing, void *packed,
-                                    int64_t row0, int64_t n0, int64_t n1, int64_t k0, int64_t k1, void *staging,
-                                    moeblock_error *error)
+moeblock_status mb_matrix_pack_pair(moeblock_weights *weights, const struct mb_pair *pair,
+                                    const struct mb_target *target, int64_t n0, int64_t n1, int64_t k0, int64_t k1,
+                                    void *staging, moeblock_error *error)
 {
-    const struct mb_matrix joint = mb_matrix_joint(gate);
-    const struct mb_rectangle rectangle = {2 * n0, 2 * n1, k0, k1};
+    struct mb_rectangle rectangle = {.k0 = k0, .k1 = k1};
     struct mb_loaded loaded;
     if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK;
-    MB_TRY(stage(weights, &joint, packing, &rectangle, staging, &loaded, error));
-    static const ptrdiff_t code_bytes[MB_PACKED_FORMATS] = {
-        [MB_PACKED_F32] = 4, [MB_PACKED_F16] = 2, [MB_PACKED_BF16] = 2, [MB_PACKED_FP8] = 1, [MB_PACKED_FP4] = 1};
+    mb_pair_rows(pair, n0, n1, &rectangle.n0, &rectangle.n1);
+    MB_TRY(stage(weights, &pair->joint, target->packing, &rectangle, staging, &loaded, error));
     for (int part = 0; part < 2; part++) {
-        const struct mb_piece piece = {
-            .part = part,
-            .n0 = n0 - row0,
-            .n1 = n1 - row0,
-            .k0 = k0,
-            .k1 = k1,
-            .codes = (const char *)loaded.codes + part * loaded.row_stride * code_bytes[packing->format],
-            .row_stride = 2 * loaded.row_stride,
-            .column_stride = loaded.column_stride,
-            .scales = loaded.scales ? loaded.scales + part * loaded.scale_stride : NULL,
-            .exponents = loaded.exponents ? loaded.exponents + part * loaded.scale_stride : NULL,
-            .scale_stride = 2 * loaded.scale_stride};
-        kernels->pack(packing, packed, &piece);
+        const struct mb_piece bounds = {
+            .part = part, .n0 = n0 - target->row0, .n1 = n1 - target->row0, .k0 = k0, .k1 = k1};
+        pack_part(target, &loaded, &bounds, part * pair->part_step, pair->row_step);
     }
     return MOEBLOCK_OK;
 }

@@ -286,8 +286,9 @@ static void assert_packs(const struct subject *s, enum mb_packed_format to, int6
         moeblock_error error = {0};
         mb_matrix_piece(&s->matrix, &packing, GRANULE, bytes, i, &n0, &n1, &k0, &k1);
         assert_true(mb_stage_bytes(&s->matrix, row0 + n0, row0 + n1, k0, k1) <= staging_bytes);
-        const moeblock_status status = mb_matrix_pack(s->weights, &s->matrix, &fake, &packing, packed, 1, row0,
-                                                      row0 + n0, row0 + n1, k0, k1, staging, &error);
+        const struct mb_target target = {&fake, &packing, packed, .part = 1, .row0 = row0, .turn = i};
+        const moeblock_status status =
+            mb_matrix_pack(s->weights, &s->matrix, &target, row0 + n0, row0 + n1, k0, k1, staging, &error);
         assert_string_equal(error.message, "");
         assert_int_equal(status, MOEBLOCK_OK);
     }
@@ -433,6 +434,46 @@ static void scales_that_are_not_finite(void **state)
     free(out);
 }
 
+// Gate rows [0, 6) and up rows of one tensor of 12 rows of 8, as each layout places them.
+static void gate_and_up_in_one_tensor(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t row_stride, column_stride;
+        uint64_t up_offset;
+        bool paired;
+        int64_t row_step, part_step;
+    } cases[] = {
+        {16, 1, 8, true, 2, 1},   // output-major, rows in turn
+        {8, 1, 48, false, 0, 0},  // output-major, up below gate: two ranges of whole rows
+        {2, 12, 1, true, 2, 1},   // input-major, rows in turn
+        {1, 12, 6, true, 1, 6},   // input-major, up beside gate
+        {1, 12, 66, false, 0, 0}, // another expert's
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct mb_matrix gate = {.format = MB_FORMAT_BF16, .rows = 6, .columns = 8, .codes.name = "gate_up"};
+        gate.row_stride = cases[i].row_stride;
+        gate.column_stride = cases[i].column_stride;
+        struct mb_matrix up = gate;
+        up.code_offset = cases[i].up_offset;
+        struct mb_pair pair;
+        assert_int_equal(mb_matrix_pair(&gate, &up, &pair), cases[i].paired);
+        if (!cases[i].paired) continue;
+        assert_int_equal(pair.row_step, cases[i].row_step);
+        assert_int_equal(pair.part_step, cases[i].part_step);
+        int64_t first, end;
+        mb_pair_rows(&pair, 0, 6, &first, &end);
+        assert_int_equal(first, 0);
+        assert_int_equal(end, 12);
+        for (int64_t row = 0; row < 6; row++) { // where the pair says that the up rows are, they are
+            const int64_t joint = row * pair.row_step + pair.part_step;
+            assert_int_equal(joint * pair.joint.row_stride, (int64_t)up.code_offset + row * up.row_stride);
+        }
+        up.codes.name = "up";
+        assert_false(mb_matrix_pair(&gate, &up, &pair));
+    }
+}
+
 static void what_cannot_be_packed(void **state)
 {
     (void)state;
@@ -442,11 +483,11 @@ static void what_cannot_be_packed(void **state)
     open_memory(&s);
     const struct mb_packing packing = {MB_PACKED_BF16, 1, ROWS, COLUMNS, 0};
     moeblock_error error = {0};
-    assert_int_equal(
-        mb_matrix_pack(s.weights, &s.matrix, &fake, &packing, NULL, 0, 0, 0, ROWS, 0, COLUMNS, staging, &error),
-        MOEBLOCK_INTERNAL);
+    const struct mb_target target = {.kernels = &fake, .packing = &packing};
+    assert_int_equal(mb_matrix_pack(s.weights, &s.matrix, &target, 0, ROWS, 0, COLUMNS, staging, &error),
+                     MOEBLOCK_INTERNAL);
     assert_non_null(strstr(error.message, "fp8"));
-    assert_int_equal(mb_matrix_pack(s.weights, &s.matrix, &fake, &packing, NULL, 0, 0, 5, 5, 0, COLUMNS, staging, NULL),
+    assert_int_equal(mb_matrix_pack(s.weights, &s.matrix, &target, 5, 5, 0, COLUMNS, staging, NULL),
                      MOEBLOCK_OK); // nothing to do
     s.matrix.column_stride = ROWS;
     s.matrix.row_stride = 1;
@@ -517,6 +558,7 @@ int main(void)
         cmocka_unit_test(only_what_is_needed_is_read),
         cmocka_unit_test(decodes),
         cmocka_unit_test(scales_that_are_not_finite),
+        cmocka_unit_test(gate_and_up_in_one_tensor),
         cmocka_unit_test(what_cannot_be_packed),
         cmocka_unit_test(reads_floats),
     };
