@@ -2,36 +2,13 @@
 // Routings other than the router's own. The experts then run alone on the ids made here
 // (moeblock_block_forward_experts), since a block's router cannot be told what to choose.
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "cli/bench.h"
+#include "cli/draw.h"
 #include "cli/exit.h"
 #include "weights/npy.h"
-
-// A generator of its own: splitmix64 (Steele, Lea and Flood, 2014) over a counter.
-static double next_uniform(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return ((double)((z ^ (z >> 31)) >> 11) + 0.5) * 0x1p-53; // in (0, 1)
-}
-
-// k distinct experts, one after the other without replacement, each in proportion to its weight: the k largest of
-// log(u) / weight (Efraimidis and Spirakis, 2006).
-static void draw(const double *weight, int64_t experts, int64_t k, uint64_t *state, double *keys, int32_t *ids)
-{
-    for (int64_t e = 0; e < experts; e++) keys[e] = log(next_uniform(state)) / weight[e];
-    for (int64_t j = 0; j < k; j++) {
-        int64_t best = 0;
-        for (int64_t e = 1; e < experts; e++)
-            if (keys[e] > keys[best]) best = e;
-        ids[j] = (int32_t)best;
-        keys[best] = -HUGE_VAL;
-    }
-}
 
 // Uniform: all experts alike. Skewed: expert weights follow Zipf's law, 1 / rank, ranks dealt to the experts at random.
 static int draw_all(struct bench *bench, bool skewed)
@@ -42,13 +19,13 @@ static int draw_all(struct bench *bench, bool skewed)
     if (!weight) return cli_fail(CLI_SYSTEM_REFUSED, "no memory for the weights of %" PRId64 " experts", experts);
     for (int64_t e = 0; e < experts; e++) weight[e] = skewed ? 1.0 / (double)(e + 1) : 1;
     for (int64_t e = experts - 1; e > 0; e--) {
-        const int64_t other = (int64_t)(next_uniform(&state) * (double)(e + 1));
+        const int64_t other = (int64_t)(cli_draw_uniform(&state) * (double)(e + 1));
         const double kept = weight[e];
         weight[e] = weight[other];
         weight[other] = kept;
     }
     for (int64_t t = 0; t < bench->rows; t++)
-        draw(weight, experts, bench->k, &state, weight + experts, bench->ids + t * bench->k);
+        cli_draw_experts(weight, experts, bench->k, &state, weight + experts, bench->ids + t * bench->k);
     mb_free(&mb_default_allocator, weight);
     return CLI_OK;
 }

@@ -12,6 +12,7 @@ int cli_config(const struct cli_args *args);
 int cli_inspect(const struct cli_args *args);
 int cli_validate(const struct cli_args *args);
 int cli_route(const struct cli_args *args);
+int cli_plan(const struct cli_args *args);
 int cli_info(const struct cli_args *args);
 
 #endif

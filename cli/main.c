@@ -78,6 +78,17 @@ static const struct cli_command commands[] = {
      "copies of the experts with the most rows; copies never change bits.",
      {"route models/DeepSeek-V3 --layer 3 --input x.npy --output load.json --plot load.svg",
       "route models/DeepSeek-V3 --layer 3 --input x.npy --mesh 32x8 --copies 1 --placement placement.json"}},
+    {"plan",
+     "CONFIG",
+     1,
+     1,
+     cli_plan,
+     "predicts memory, bytes and time of meshes, without MPI and without weights",
+     "Sizes one layer of CONFIG on meshes of processes, side by side: weights and workspace of a rank, bytes that each "
+     "step moves (counted exactly as a run counts them, for the routing that is given), and the time that follows from "
+     "the rates of a rank, step by step. A step takes as long as its slowest rank.",
+     {"plan configs/deepseek_v3.json --mesh 32x8,64x4,256x1 --tokens 4096 --format fp8",
+      "plan models/DeepSeek-V3 --mesh 32x8 --tokens 4096 --routing load.json --alpha 5 --beta 12.5"}},
     {"info",
      "",
      0,

@@ -97,7 +97,7 @@ int cli_open_weights(struct cli_session *session, const char *path)
     return cli_fail_status(CLI_ABOUT_DATA, &session->error);
 }
 
-static moeblock_compute compute_of(const char *name)
+moeblock_compute cli_compute_of(const char *name)
 {
     if (!name) return MOEBLOCK_COMPUTE_AUTO; // the command has no --compute
     if (strcmp(name, "f32") == 0) return MOEBLOCK_COMPUTE_F32;
@@ -112,7 +112,7 @@ const char *cli_compute_name(moeblock_compute compute)
 
 int cli_make_block(struct cli_session *session, const struct cli_args *args)
 {
-    const moeblock_block_options options = {.struct_size = sizeof options, .compute = compute_of(args->compute)};
+    const moeblock_block_options options = {.struct_size = sizeof options, .compute = cli_compute_of(args->compute)};
     if (moeblock_block_create(session->context, session->config, NULL, &options, &session->block, &session->error) ==
         MOEBLOCK_OK)
         return CLI_OK;

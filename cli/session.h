@@ -39,6 +39,8 @@ void cli_close(struct cli_session *session);
 
 // Largest resident size of this process so far, in bytes.
 double cli_peak_memory(void);
+// NULL: auto.
+moeblock_compute cli_compute_of(const char *name);
 const char *cli_compute_name(moeblock_compute compute);
 
 #endif

@@ -28,17 +28,21 @@ moeblock_status mb_block_pass(struct mb_run *run)
 // y, same shape and sharding as x
 
 // Tokens of one pass: the workspace's, in prefill also at most the configuration's chunk sizes.
-static int64_t pass_tokens(const struct mb_run *run, int64_t capacity)
+int64_t mb_block_pass_tokens(const moeblock_config *config, int ep, moeblock_mode mode, int64_t capacity)
 {
-    const moeblock_config *config = run->block->config;
     int64_t tokens = capacity;
-    if (run->input->mode == MOEBLOCK_PREFILL) {
+    if (mode == MOEBLOCK_PREFILL) {
         // Counts the tokens of all EP ranks, once where they all hold the same.
-        const int64_t prefill = config->prefill_chunk / (config->replicated_batch ? 1 : run->block->share.ep);
+        const int64_t prefill = config->prefill_chunk / (config->replicated_batch ? 1 : ep);
         if (config->prefill_chunk && tokens > mb_max(prefill, 1)) tokens = mb_max(prefill, 1);
         if (config->moe_chunk && tokens > config->moe_chunk) tokens = config->moe_chunk;
     }
     return tokens;
+}
+
+static int64_t pass_tokens(const struct mb_run *run, int64_t capacity)
+{
+    return mb_block_pass_tokens(run->block->config, run->block->share.ep, run->input->mode, capacity);
 }
 
 moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capacity, int64_t *passes)

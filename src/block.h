@@ -11,6 +11,9 @@ moeblock_status mb_block_pass(struct mb_run *run);
 // All tokens, in passes of at most `capacity`; *passes says how many.
 moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capacity, int64_t *passes);
 
+// Most tokens of one pass for a workspace that holds `capacity`.
+int64_t mb_block_pass_tokens(const moeblock_config *config, int ep, moeblock_mode mode, int64_t capacity);
+
 // Layer whose tensors the description names: its layer_index, else its first MoE layer, else 0.
 int64_t mb_block_layer(const moeblock_config *config);
 

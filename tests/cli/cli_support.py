@@ -15,7 +15,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 CLI = os.environ.get("MOEBLOCK_CLI", os.path.join(ROOT, "build", "release", "moeblock"))
 GOLDEN = os.path.join(ROOT, "tests", "golden")
 CONFIGS = os.path.join(ROOT, "configs")
-COMMANDS = ("run", "bench", "synth", "config", "inspect", "validate", "route", "info")
+COMMANDS = ("run", "bench", "synth", "config", "inspect", "validate", "route", "plan", "info")
 
 # A small configuration of each kind that synth can write: (file in configs/, settings).
 SMALL_DEEPSEEK = ["--set", "model.hidden_size=128", "--set", "model.num_experts=16",

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// The messages of one pass, step by step as src/block.c walks them.
+#include "traffic.h"
+
+#include <string.h>
+
+#include "backend/wire.h"
+#include "base/status.h"
+
+moeblock_status mb_routing_create(const moeblock_allocator *allocator, int ep, int64_t experts, struct mb_routing *out,
+                                  moeblock_error *error)
+{
+    const size_t line = (size_t)ep * sizeof(int64_t), square = line * (size_t)ep;
+    *out = (struct mb_routing){.allocator = *allocator,
+                               .ep = ep,
+                               .experts = experts,
+                               .tokens = mb_alloc(allocator, line),
+                               .rows = mb_alloc(allocator, square),
+                               .slots = mb_alloc(allocator, square),
+                               .own_busy = mb_alloc(allocator, line),
+                               .far_busy = mb_alloc(allocator, line),
+                               .busy = mb_alloc(allocator, (size_t)experts * (size_t)ep)};
+    if (out->tokens && out->rows && out->slots && out->own_busy && out->far_busy && out->busy) return MOEBLOCK_OK;
+    mb_routing_free(out);
+    return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "counting the rows between %d ranks: no memory", ep);
+}
+
+void mb_routing_free(struct mb_routing *routing)
+{
+    void *const owned[] = {routing->tokens,   routing->rows,     routing->slots,
+                           routing->own_busy, routing->far_busy, routing->busy};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mb_free(&routing->allocator, owned[i]);
+    *routing = (struct mb_routing){0};
+}
+
+// The first time that an expert gets rows of this kind on a rank.
+static void note_busy(struct mb_routing *r, int64_t expert, int rank, bool own)
+{
+    enum { OWN = 1, FAR = 2 };
+    uint8_t *const flags = &r->busy[(size_t)expert * (size_t)r->ep + (size_t)rank];
+    const uint8_t kind = own ? OWN : FAR;
+    if (*flags & kind) return;
+    *flags |= kind;
+    (own ? r->own_busy : r->far_busy)[rank]++;
+}
+
+// A rank counts once for a token; a token has few ids, so that looking back is quick.
+static void count_token(struct mb_routing *r, const struct mb_placement_table *placement, const int32_t *ids, int64_t k,
+                        int home, int choice)
+{
+    const size_t line = (size_t)home * (size_t)r->ep;
+    for (int64_t j = 0; j < k; j++) {
+        if (ids[j] < 0 || ids[j] >= placement->experts) continue;
+        const int rank = mb_placement_rank(placement, ids[j], choice);
+        bool again = false;
+        for (int64_t i = 0; i < j && !again; i++)
+            again = ids[i] >= 0 && ids[i] < placement->experts && mb_placement_rank(placement, ids[i], choice) == rank;
+        r->rows[line + (size_t)rank] += !again;
+        r->slots[line + (size_t)rank]++;
+        note_busy(r, ids[j], rank, rank == home);
+    }
+}
+
+void mb_routing_fill(struct mb_routing *routing, const struct mb_placement_table *placement,
+                     const struct mb_choices *choices, const int64_t *first, const int64_t *count)
+{
+    const size_t line = (size_t)routing->ep * sizeof(int64_t);
+    memset(routing->rows, 0, line * (size_t)routing->ep);
+    memset(routing->slots, 0, line * (size_t)routing->ep);
+    memset(routing->own_busy, 0, line);
+    memset(routing->far_busy, 0, line);
+    memset(routing->busy, 0, (size_t)routing->experts * (size_t)routing->ep);
+    for (int h = 0; h < routing->ep; h++) {
+        routing->tokens[h] = count[h];
+        for (int64_t t = first[h]; t < first[h] + count[h]; t++)
+            count_token(routing, placement, choices->ids + t % choices->rows * choices->k, choices->k, h,
+                        choices->replicated ? 0 : h);
+    }
+}
+
+// --- the messages ----------------------------------------------------------------------------------------------------
+
+static int64_t part(int64_t total, int parts, int index)
+{
+    int64_t begin, end;
+    mb_split(total, parts, index, &begin, &end);
+    return end - begin;
+}
+
+// Every tensor-parallel rank gives `rows` of its own columns of `total` to each of the others.
+static void gather(const struct mb_traffic_shape *shape, int c, int64_t rows, int64_t total, size_t element,
+                   struct mb_traffic *out)
+{
+    for (int i = 0; i < shape->tp; i++) {
+        if (i == c) continue;
+        out->messages++;
+        out->sent += MB_WIRE_HEADER + (uint64_t)(rows * part(total, shape->tp, c)) * element;
+        out->received += MB_WIRE_HEADER + (uint64_t)(rows * part(total, shape->tp, i)) * element;
+    }
+}
+
+static void dispatch(const struct mb_routing *routing, int e, size_t row, bool replicated, struct mb_traffic *out)
+{
+    for (int i = 0; i < routing->ep; i++) {
+        if (i == e) continue;
+        const size_t to = (size_t)e * (size_t)routing->ep + (size_t)i,
+                     from = (size_t)i * (size_t)routing->ep + (size_t)e;
+        const uint64_t rows = (uint64_t)routing->rows[to], pairs = (uint64_t)routing->slots[to];
+        const uint64_t back = (uint64_t)routing->rows[from], there = (uint64_t)routing->slots[from];
+        out->messages++;
+        out->sent += MB_WIRE_HEADER + (replicated ? 0 : mb_wire_parcel(rows, row, pairs));
+        out->received += MB_WIRE_HEADER + (replicated ? 0 : mb_wire_parcel(back, row, there));
+        out->bound += replicated ? MB_WIRE_HEADER : mb_wire_bound(rows, row, pairs);
+    }
+}
+
+// Outputs go home. Where all hold the same tokens, each tells all others what its own experts gave.
+static void combine(const struct mb_routing *routing, int e, size_t output, bool replicated, struct mb_traffic *out)
+{
+    for (int i = 0; i < routing->ep; i++) {
+        if (i == e) continue;
+        const size_t mine = (size_t)(replicated ? e : i) * (size_t)routing->ep + (size_t)e;
+        const size_t theirs = (size_t)e * (size_t)routing->ep + (size_t)i;
+        out->messages++;
+        out->sent += MB_WIRE_HEADER + (uint64_t)routing->slots[mine] * output;
+        out->received += MB_WIRE_HEADER + (uint64_t)routing->slots[theirs] * output;
+    }
+}
+
+void mb_traffic_add(const struct mb_traffic_shape *shape, const struct mb_routing *routing, int e, int c,
+                    struct mb_traffic *out)
+{
+    const moeblock_config *config = shape->config;
+    const size_t element = shape->compute == MOEBLOCK_COMPUTE_F32 ? 4 : 2;
+    const int64_t tokens = routing->tokens[e], width = config->latent_size ? config->latent_size : config->hidden_size;
+    const bool replicated = config->replicated_batch, spread = shape->ep > 1 && config->routed_enabled;
+    int64_t own = routing->slots[(size_t)e * (size_t)shape->ep + (size_t)e], arrived = 0;
+    for (int h = 0; h < shape->ep && !replicated; h++)
+        if (h != e) arrived += routing->slots[(size_t)h * (size_t)shape->ep + (size_t)e];
+    if (shape->sharded) gather(shape, c, tokens, config->hidden_size, shape->x_bytes, &out[MB_TRAFFIC_INPUT]);
+    if (spread) dispatch(routing, e, (size_t)width * element, replicated, &out[MB_TRAFFIC_DISPATCH]);
+    struct mb_traffic *activations = &out[MB_TRAFFIC_ACTIVATIONS];
+    if (config->routed_enabled) gather(shape, c, own, config->routed.intermediate_size, element, activations);
+    if (spread) gather(shape, c, arrived, config->routed.intermediate_size, element, activations);
+    if (config->shared_enabled) gather(shape, c, tokens, config->shared.intermediate_size, element, activations);
+    if (spread) combine(routing, e, (size_t)part(width, shape->tp, c) * element, replicated, &out[MB_TRAFFIC_COMBINE]);
+    if (config->routed_enabled && config->latent_size)
+        gather(shape, c, tokens, config->latent_size, sizeof(float), &out[MB_TRAFFIC_WHOLE_ROWS]);
+    if (config->out_norm) gather(shape, c, tokens, config->hidden_size, sizeof(float), &out[MB_TRAFFIC_WHOLE_ROWS]);
+    if (!shape->sharded) gather(shape, c, tokens, config->hidden_size, shape->y_bytes, &out[MB_TRAFFIC_OUTPUT]);
+}
