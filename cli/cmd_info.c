@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/commands.h"
+#include "cli/info.h"
 #include "cli/machine.h"
 #include "cli/out.h"
 #include "cli/session.h"
@@ -38,7 +39,7 @@ static const char *why_chosen(const struct cli_args *args)
 }
 
 static void print_json(const struct cli_session *session, const struct cli_args *args,
-                       const struct cli_machine *machine)
+                       const struct cli_machine *machine, const struct cli_info_rates *rates)
 {
     json_t *document = cli_json_begin("info");
     json_object_set_new(document, "version", json_string(moeblock_version()));
@@ -52,11 +53,12 @@ static void print_json(const struct cli_session *session, const struct cli_args 
     json_object_set_new(document, "memory_available_bytes", json_integer((json_int_t)machine->available_bytes));
     json_object_set_new(document, "huge_pages", json_string(machine->huge_pages));
     json_object_set_new(document, "mpi", json_string("not built"));
+    if (rates) json_object_set_new(document, "measured", cli_info_rates_json(rates));
     cli_json_print(document);
 }
 
 static void print_text(const struct cli_session *session, const struct cli_args *args,
-                       const struct cli_machine *machine)
+                       const struct cli_machine *machine, const struct cli_info_rates *rates)
 {
     char total[32], available[32];
     int usable;
@@ -73,6 +75,7 @@ static void print_text(const struct cli_session *session, const struct cli_args 
            cli_bytes_text((double)machine->available_bytes, available));
     printf("huge pages  %s\n", machine->huge_pages);
     printf("mpi         not built\n");
+    if (rates) cli_info_print_rates(rates);
 }
 
 int cli_info(const struct cli_args *args)
@@ -81,11 +84,13 @@ int cli_info(const struct cli_args *args)
     struct cli_machine machine;
     const int code = cli_open_context(&session, args, (int)args->threads);
     if (!code) {
+        struct cli_info_rates measured, *const rates = args->measure ? &measured : NULL;
         cli_machine_read(&machine);
+        if (rates) cli_info_measure(moeblock_context_threads(session.context), rates);
         if (args->json)
-            print_json(&session, args, &machine);
+            print_json(&session, args, &machine, rates);
         else if (!args->quiet)
-            print_text(&session, args, &machine);
+            print_text(&session, args, &machine, rates);
     }
     cli_close(&session);
     return code;

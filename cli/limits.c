@@ -123,21 +123,21 @@ static double multiply(void *argument)
     return peak->flops_per_step * PEAK_STEPS;
 }
 
-static double peak_rate(const struct cli_peak *peak, int threads)
+double cli_peak_rate(const struct cli_peak *peak, int threads)
 {
+    const char *reason;
     struct cli_peak copy = *peak;
+    if (!mb_cpu_offers(peak->features, &reason)) return 0;
     return cli_rate(threads, peak_seconds, multiply, &copy);
 }
 
 const struct cli_peak *cli_peak_best(unsigned serves, int threads)
 {
-    const struct cli_peak *best = NULL;
+    const struct cli_peak *best = &cli_peaks[0];
     double highest = 0;
     for (int i = 0; i < cli_peak_count; i++) {
-        const char *reason;
-        if (!(cli_peaks[i].serves & serves) || !mb_cpu_offers(cli_peaks[i].features, &reason)) continue;
-        const double rate = peak_rate(&cli_peaks[i], threads);
-        if (best && rate <= highest) continue;
+        const double rate = cli_peaks[i].serves & serves ? cli_peak_rate(&cli_peaks[i], threads) : 0;
+        if (rate <= highest) continue;
         best = &cli_peaks[i];
         highest = rate;
     }
@@ -190,7 +190,7 @@ void cli_samples_take(struct cli_ruler *ruler, const struct cli_peak *peak, int 
         samples->read[i][at] = cli_rate(threads, read_seconds, read_chunk, &reading);
         ruler->next = reading.next;
     }
-    samples->peak[at] = peak_rate(peak, threads);
+    samples->peak[at] = cli_peak_rate(peak, threads);
 }
 
 void cli_samples_share(const struct cli_samples *from, struct cli_samples *to)

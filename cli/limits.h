@@ -37,6 +37,8 @@ struct cli_limits {
     struct cli_limit read, peak;
 };
 
+// Flops a second of one kind of instruction; 0 where the machine lacks it.
+double cli_peak_rate(const struct cli_peak *peak, int threads);
 // The fastest kind of instruction for a compute type (one of CLI_PEAK_*) on `threads` threads.
 const struct cli_peak *cli_peak_best(unsigned serves, int threads);
 

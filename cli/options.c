@@ -119,6 +119,9 @@ const struct cli_option cli_options[] = {
      .help = "thread counts to time; default: the CPUs this process may run on"},
     {.name = "level", .commands = "run bench info route plan", .type = CLI_TEXT, .offset = AT(level), .value = "LEVEL",
      .help = "kernel level (`moeblock info` lists them); default: $MOEBLOCK_CPU, else the best"},
+    {.name = "measure", .commands = "info", .type = CLI_FLAG, .offset = AT(measure),
+     .help = "also measures, for a second or two, each kernel level, each kind of instruction and reading memory, and "
+             "tells whether the rule chose the fastest level"},
     {.name = "repeat", .commands = "bench", .type = CLI_INT, .offset = AT(repeat), .value = "N", .minimum = 1,
      .maximum = 1000000,
      .help = "timed runs of each case; default: 0.3 seconds of them and 5 at least, 3 of a second, 2 of 4"},
