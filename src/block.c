@@ -51,6 +51,7 @@ moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capaci
     int64_t least; // negated: what a rank sends must fit the smallest workspace
     MB_TRY(mesh->agree(mesh->user, -pass_tokens(run, capacity), &least, run->error));
     const int64_t step = -least;
+    run->block->backend->begin(run);
     // Every rank makes as many passes as the one with the most tokens, empty ones included.
     MB_TRY(mesh->agree(mesh->user, mb_ceil_div(tokens, step), passes, run->error));
     for (int64_t i = 0; i < *passes; i++) {

@@ -75,6 +75,43 @@ static moeblock_status check_aux(const moeblock_block *block, const moeblock_for
     return MOEBLOCK_OK;
 }
 
+// Width of the router's state; 0 when it carries none.
+static int64_t state_width(const moeblock_block *block)
+{
+    if (!block->router_kind) return 0;
+    const moeblock_router_class *router = block->router_kind->class_copy;
+    return router->state_width ? router->state_width(block->set->router) : 0;
+}
+
+static moeblock_status check_router_state(const moeblock_block *block, const moeblock_forward_input *input,
+                                          const moeblock_forward_output *output, moeblock_error *error)
+{
+    if ((!input->router_state && !output->router_state) || state_width(block) > 0) return MOEBLOCK_OK;
+    return mb_fail(
+        error, MOEBLOCK_INVALID_ARGUMENT,
+        "running the block: the %s's router_state is set, but its router (%s) carries no state; leave it NULL",
+        input->router_state ? "input" : "output", block->config->router.type);
+}
+
+static moeblock_status check_seq_lens(const moeblock_forward_input *input, int64_t tokens, moeblock_error *error)
+{
+    int64_t sum = 0;
+    if (!input->seq_lens) return MOEBLOCK_OK;
+    for (int64_t i = 0; i < input->n_seq; i++) {
+        const int64_t length = input->seq_lens[i];
+        if (length < 0 || length > tokens - sum)
+            return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                           "running the block: sequence %" PRId64 " of seq_lens has length %" PRId64
+                           ", expected 0 to %" PRId64 ", the tokens that are left of %" PRId64,
+                           i, length, tokens - sum, tokens);
+        sum += length;
+    }
+    if (sum == tokens) return MOEBLOCK_OK;
+    return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                   "running the block: seq_lens sums to %" PRId64 ", expected %" PRId64 ", the tokens of x", sum,
+                   tokens);
+}
+
 static moeblock_status check_input(const moeblock_block *block, const moeblock_forward_input *input,
                                    const moeblock_forward_output *output, bool writes_y, moeblock_sharding *sharding,
                                    int64_t *tokens, moeblock_error *error)
@@ -83,14 +120,13 @@ static moeblock_status check_input(const moeblock_block *block, const moeblock_f
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
                        "running the block: mode is %d, expected MOEBLOCK_PREFILL (1) or MOEBLOCK_DECODE (2)",
                        (int)input->mode);
-    if (input->router_state || output->router_state)
-        return mb_fail(error, MOEBLOCK_UNSUPPORTED,
-                       "running the block: router_state is set, but no router carries state; leave it NULL");
     MB_TRY(mb_array_check(&input->x, "x", tokens, error));
     if (writes_y) MB_TRY(check_y(&input->x, &output->y, error));
     MB_TRY(moeblock_tp_sharding(input->x.dims[input->x.rank - 1], block->config->hidden_size, block->share.tp,
                                 block->config->tp_enabled, sharding, error));
-    return check_aux(block, input, error);
+    MB_TRY(check_aux(block, input, error));
+    MB_TRY(check_router_state(block, input, output, error));
+    return check_seq_lens(input, *tokens, error);
 }
 
 // Runs all passes with denormals flushed and fills the statistics.
@@ -135,7 +171,8 @@ static moeblock_status run_block(const moeblock_block *block, moeblock_workspace
                          .input = &in,
                          .output = &out,
                          .route_only = route_only,
-                         .k = block->config->num_experts_per_tok,
+                         .k = mb_all_slots(block->config),
+                         .state_width = state_width(block),
                          .error = error};
     int64_t tokens;
     MB_TRY(check_input(block, &in, &out, !route_only, &run.sharding, &tokens, error));
@@ -182,8 +219,8 @@ moeblock_status moeblock_block_forward_experts(const moeblock_block *block, moeb
     if (!block->config->routed_enabled)
         return mb_fail(error, MOEBLOCK_WRONG_STATE,
                        "running the experts: the description has none (experts.distributed.enabled is false)");
-    const int64_t slots = workspace->tokens * block->config->num_experts_per_tok;
-    if (k < 1 || k > slots || k > block->config->num_experts + block->config->router.null_experts)
+    const int64_t slots = workspace->tokens * mb_all_slots(block->config);
+    if (k < 1 || k > slots || k > mb_all_classes(block->config))
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
                        "running the experts: k is %" PRId64 ", expected 1 to the number of experts, and at most the "
                        "%" PRId64 " slots that the workspace holds",

@@ -38,13 +38,24 @@ static void accumulate(float *y, const float *out, float weight, int64_t n)
     for (int64_t i = 0; i < n; i++) y[i] = mb_one_nan(y[i] + weight * out[i]);
 }
 
+// out = out * weight, then out / sqrt(mean(out^2) + eps), rounded once.
+static void norm_expert(const struct mb_reference *r, const float *weight, float *out)
+{
+    for (int64_t i = 0; i < r->width; i++)
+        out[i] = out[i] * (r->config->post_norm_plus_one ? 1.0f + weight[i] : weight[i]);
+    mb_reference_rms_norm(out, r->width, r->config->post_norm_eps);
+    for (int64_t i = 0; i < r->width; i++) out[i] = rounded(r, mb_one_nan(out[i]));
+}
+
 static void apply_linear(const struct mb_reference *r, const struct mb_linear *m, const float *x, float *out)
 {
     for (int64_t n = 0; n < m->rows; n++) out[n] = rounded(r, mb_reference_dot(m, n, x));
 }
 
-// out = down(activation(gate x, up x)); row and out in the compute type, `inner` holds 2 x intermediate_size.
-static void apply_ffn(const struct mb_reference *r, const struct ffn *ffn, const float *row, float *inner, float *out)
+// out = down(activation(gate x, up x)), normalised when there is a weight for that; row and out in the compute type,
+// `inner` holds 2 x intermediate_size.
+static void apply_ffn(const struct mb_reference *r, const struct ffn *ffn, const float *row, const float *post_norm,
+                      float *inner, float *out)
 {
     const int64_t n = ffn->config->intermediate_size;
     float *gate = ffn->config->gated ? inner : NULL, *up = inner + n;
@@ -54,7 +65,23 @@ static void apply_ffn(const struct mb_reference *r, const struct ffn *ffn, const
     }
     mb_activation_apply(&ffn->config->activation, gate, up, up, n);
     for (int64_t i = 0; i < n; i++) up[i] = rounded(r, mb_one_nan(up[i]));
-    apply_linear(r, &ffn->down, up, out);
+    if (!post_norm) {
+        apply_linear(r, &ffn->down, up, out);
+        return;
+    }
+    for (int64_t i = 0; i < ffn->down.rows; i++) out[i] = mb_reference_dot(&ffn->down, i, up);
+    norm_expert(r, post_norm, out);
+}
+
+// An expert of either bank, by its id.
+static moeblock_status load_expert(struct mb_reference *r, const moeblock_config *second, int64_t id, struct ffn *out)
+{
+    const moeblock_config *first = r->config;
+    if (id < first->num_experts) return load_ffn(r, false, id, out);
+    r->config = second;
+    const moeblock_status status = load_ffn(r, false, id - first->num_experts, out);
+    r->config = first;
+    return status;
 }
 
 // The projections around the routed experts, each with its RMS norm on the narrow side (or NULL).
@@ -88,24 +115,29 @@ static moeblock_status add_experts(struct mb_reference *r, const float *rows, co
 {
     const moeblock_config *config = r->config;
     const bool on_input = config->router.apply_weight == MB_APPLY_INPUT;
-    float *row, *inner, *out;
+    const int64_t all = mb_all_experts(config);
+    float *row, *inner, *out, *post_norm;
+    moeblock_config *second;
+    MB_TRY(mb_reference_take(r, 1, sizeof *second, &second));
+    mb_second_bank(config, second);
+    MB_TRY(mb_reference_vector(r, MB_ROLE_POST_NORM, r->width, &post_norm));
     MB_TRY(mb_reference_take(r, r->width, sizeof(float), &row));
     MB_TRY(mb_reference_take(r, r->width, sizeof(float), &out));
     MB_TRY(mb_reference_take(r, 2 * config->routed.intermediate_size, sizeof(float), &inner));
     const struct mb_chunk *before = r->last;
-    for (int32_t expert = 0; expert < r->classes; expert++) {
-        const bool null = expert >= config->num_experts;
+    for (int32_t expert = 0; expert < mb_all_classes(config); expert++) {
+        const bool null = expert >= all;
         if (null && config->router.null_kind == MB_NULL_ZERO) break;
         struct ffn ffn = {.config = NULL};
-        for (int64_t s = 0; s < r->tokens * r->k; s++) {
+        for (int64_t s = 0; s < r->tokens * r->slots; s++) {
             if (ids[s] != expert) continue;
-            const int64_t t = s / r->k;
-            if (!null && !ffn.config) MB_TRY(load_ffn(r, false, expert, &ffn));
+            const int64_t t = s / r->slots;
+            if (!null && !ffn.config) MB_TRY(load_expert(r, second, expert, &ffn));
             for (int64_t i = 0; i < r->width; i++) {
                 const float value = rows[t * r->width + i];
                 row[i] = on_input ? rounded(r, w[s] * value) : value;
             }
-            if (!null) apply_ffn(r, &ffn, row, inner, out);
+            if (!null) apply_ffn(r, &ffn, row, post_norm, inner, out);
             const float weight = on_input && !null ? 1.0f : w[s];
             const float *add = null ? x + t * r->hidden : out;
             accumulate(sums + t * r->width, add, weight, r->width);
@@ -174,7 +206,7 @@ static moeblock_status add_shared(struct mb_reference *r, const float *rows, con
         float *sum = y + t * r->hidden, c[2] = {1.0f, 1.0f};
         if (gated) c[1] = mb_sigmoid_body(mb_reference_dot(&gate, 0, x + t * r->hidden));
         if (mixed) mix_coefficients(&map, x + t * r->hidden, c);
-        apply_ffn(r, &ffn, rows + t * r->hidden, inner, out);
+        apply_ffn(r, &ffn, rows + t * r->hidden, NULL, inner, out);
         for (int64_t i = 0; mixed && i < r->hidden; i++) sum[i] = sum[i] * c[0];
         accumulate(sum, out, c[1], r->hidden);
         for (int64_t i = 0; i < r->hidden; i++) {
@@ -210,43 +242,45 @@ static moeblock_status shared_rows(struct mb_reference *r, const float *aux, flo
     return MOEBLOCK_OK;
 }
 
-static moeblock_status compute_block(struct mb_reference *r, const float *x, const float *aux, float *y,
-                                     int32_t *ids_out, float *w_out)
+static moeblock_status compute_block(struct mb_reference *r, float *y, int32_t *ids_out, float *w_out)
 {
     const moeblock_config *config = r->config;
+    const float *x = r->input->x;
     float *rows = NULL, *w = NULL;
     int32_t *ids = NULL;
     MB_TRY(mb_reference_take(r, r->tokens * r->hidden, sizeof(float), &rows));
     for (int64_t i = 0; i < r->tokens * r->hidden; i++) rows[i] = rounded(r, x[i]);
     memset(y, 0, (size_t)(r->tokens * r->hidden) * sizeof *y);
     if (config->routed_enabled) {
-        MB_TRY(mb_reference_take(r, r->tokens * r->k, sizeof *ids, &ids));
-        MB_TRY(mb_reference_take(r, r->tokens * r->k, sizeof *w, &w));
-        MB_TRY(mb_reference_route(r, x, aux, ids, w, ids_out, w_out));
+        MB_TRY(mb_reference_take(r, r->tokens * r->slots, sizeof *ids, &ids));
+        MB_TRY(mb_reference_take(r, r->tokens * r->slots, sizeof *w, &w));
+        MB_TRY(mb_reference_route(r, ids, w, ids_out, w_out));
         MB_TRY(compute_routed(r, rows, x, ids, w, y));
     }
     if (config->shared_enabled) {
-        MB_TRY(shared_rows(r, aux, &rows));
+        MB_TRY(shared_rows(r, r->input->aux, &rows));
         MB_TRY(add_shared(r, rows, x, y));
     }
     return norm_output(r, y);
 }
 
 moeblock_status mb_reference(moeblock_context *context, const moeblock_config *config, moeblock_weights *weights,
-                             int64_t layer, moeblock_compute compute, const float *x, const float *aux, int64_t tokens,
-                             float *y, int32_t *ids, float *route_weights, moeblock_error *error)
+                             int64_t layer, moeblock_compute compute, const struct mb_reference_input *input,
+                             int64_t tokens, float *y, int32_t *ids, float *route_weights, moeblock_error *error)
 {
     struct mb_reference r = {
         .allocator = &context->allocator,
         .config = config,
         .weights = weights,
         .error = error,
+        .input = input,
         .layer = layer,
         .tokens = tokens,
         .hidden = config->hidden_size,
         .width = config->latent_size ? config->latent_size : config->hidden_size,
         .classes = config->num_experts + config->router.null_experts,
         .k = config->num_experts_per_tok,
+        .slots = mb_all_slots(config),
         .bf16 = compute == MOEBLOCK_COMPUTE_BF16,
     };
     if (compute == MOEBLOCK_COMPUTE_AUTO) {
@@ -256,7 +290,7 @@ moeblock_status mb_reference(moeblock_context *context, const moeblock_config *c
         r.bf16 = !mb_format_table[down.format].f32_compute;
     }
     const uint64_t mode = mb_flush_begin();
-    const moeblock_status status = compute_block(&r, x, aux, y, ids, route_weights);
+    const moeblock_status status = compute_block(&r, y, ids, route_weights);
     mb_flush_end(mode);
     mb_reference_release(&r, NULL);
     return status;

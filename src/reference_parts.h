@@ -5,6 +5,7 @@
 
 #include "config/tensors.h"
 #include "moeblock/block.h"
+#include "reference.h"
 
 // y[n] = sum_k w[n][k] x[k] + bias[n]; with `scale`, each run of `group` inputs is summed on its own and scaled.
 struct mb_linear {
@@ -17,8 +18,12 @@ struct mb_reference {
     const moeblock_config *config;
     moeblock_weights *weights;
     moeblock_error *error;
-    struct mb_chunk *last;                            // of memory, newest first
-    int64_t layer, tokens, hidden, width, classes, k; // width: of rows into and out of the routed experts
+    const struct mb_reference_input *input;
+    struct mb_chunk *last; // of memory, newest first
+    int64_t layer, tokens, hidden;
+    int64_t width;   // of rows into and out of the routed experts
+    int64_t classes; // that a router chooses from: experts of a bank and null experts
+    int64_t k, slots;
     bool bf16;
 };
 
@@ -36,9 +41,39 @@ float mb_reference_dot(const struct mb_linear *linear, int64_t n, const float *x
 // x / sqrt(mean(x^2) + eps) in place.
 void mb_reference_rms_norm(float *x, int64_t n, double eps);
 
-// ids and weights [tokens, k] in ascending id, from x, or from aux where the description says so; the same in
-// descending weight to ids_out and w_out (each may be NULL).
-moeblock_status mb_reference_route(struct mb_reference *r, const float *x, const float *aux, int32_t *ids, float *w,
-                                   int32_t *ids_out, float *w_out);
+// ids and weights [tokens, slots]; the first k of each token in descending weight to ids_out and w_out (each may be
+// NULL).
+moeblock_status mb_reference_route(struct mb_reference *r, int32_t *ids, float *w, int32_t *ids_out, float *w_out);
+
+// What the reference's router shares with its operators (reference_operators.c). One token at a time.
+struct mb_reference_router {
+    const struct mb_router_config *config;
+    struct mb_linear linear;
+    moeblock_dtype rounds;                                  // logits and weights; NONE: not at all
+    float *selection_bias, *input_scale, *factors;          // NULL where there is none
+    float *input, *logits, *scores, *choice, *group_scores; // of one token
+    uint8_t *closed, *group_closed;                         // 1: may not be chosen (any more)
+    int32_t *table;                                         // experts by token id, or NULL
+    struct mb_linear down, fc1, fc2;                        // mlp_state
+    float *state_scale, *state_norm, *state, *a, *b;
+    float learned;
+};
+
+// The best value in [from, to) that is not closed: NaN below -infinity, ties to the lower index.
+int64_t mb_reference_best(const float *values, const uint8_t *closed, int64_t from, int64_t to);
+void mb_reference_softmax(const float *values, int64_t n, float *out);
+float mb_reference_rounded(moeblock_dtype dtype, float value);
+// Weights of k ids in ascending order, from unbiased scores or from logits.
+void mb_reference_weigh(const struct mb_reference *r, const struct mb_reference_router *router, const int32_t *ids,
+                        float *w);
+
+// The operators' tensors, and their formulas on the logits of one token.
+moeblock_status mb_reference_load_operator(struct mb_reference *r, struct mb_reference_router *router);
+void mb_reference_network(const struct mb_reference *r, const struct mb_reference_router *router, int64_t t);
+void mb_reference_mix(const struct mb_reference *r, const struct mb_reference_router *router, int32_t *ids, float *w);
+void mb_reference_join(const struct mb_reference *r, const struct mb_reference_router *router, int32_t *ids, float *w);
+void mb_reference_keys(const struct mb_reference *r, const struct mb_reference_router *router, int32_t *ids, float *w);
+void mb_reference_adjugate(const struct mb_reference *r, int32_t *ids, float *w);
+void mb_reference_drop(const struct mb_reference *r, int64_t *taken, int32_t *ids, float *w);
 
 #endif

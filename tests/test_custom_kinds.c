@@ -189,10 +189,13 @@ static void unknown_types_say_what_to_do(void **state)
     (void)state;
     static const char *const settings[][2] = {
         {"router.type=grouped_topc", "router.type is \"grouped_topc\" (did you mean \"grouped_topk\"?), expected "
-                                     "\"moe_gate\", \"grouped_topk\", \"topk\", \"linear\", \"outside_router\", or"},
+                                     "\"moe_gate\", \"grouped_topk\", \"topk\", \"linear\", \"sparsemixer\", "
+                                     "\"capacity\", \"mlp_state\", \"joint\", \"product_keys\", \"token_type\", "
+                                     "\"adjugate\", \"outside_router\", or"},
         {"router.type=mine", "router.type is \"mine\", expected \"moe_gate\""},
-        {"experts.type=distribute", "experts.type is \"distribute\" (did you mean \"distributed\"?), expected "
-                                    "\"distributed\", \"throughput\", \"outside_experts\", or"},
+        {"experts.type=distribute",
+         "experts.type is \"distribute\" (did you mean \"distributed\"?), expected "
+         "\"distributed\", \"throughput\", \"banked\", \"post_normed\", \"outside_experts\", or"},
         {"experts.type=shared", "experts.type is \"shared\", expected \"distributed\""},
     };
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
@@ -415,7 +418,7 @@ static void wrong_ids_name_router_and_token(void **state)
     static const struct {
         int32_t ids[2];
         const char *found;
-    } bad[] = {{{EXPERTS, 0}, "id 5"}, {{0, -1}, "id -1"}, {{3, 3}, "a second time"}, {{INT32_MIN, 1}, "-2147483648"}};
+    } bad[] = {{{EXPERTS, 0}, "id 5"}, {{0, -2}, "id -2"}, {{3, 3}, "a second time"}, {{INT32_MIN, 1}, "-2147483648"}};
     static float marked[TOKENS * HIDDEN], y[TOKENS * HIDDEN];
     struct outside test = {.granule = 8};
     for (size_t chunked = 0; chunked < 2; chunked++) {

@@ -43,6 +43,8 @@ static void assert_same(const struct golden_case *golden, const struct golden_ru
                         const char *what)
 {
     assert_same_choice(golden, a, b, what);
+    if (a->state && memcmp(a->state, b->state, (size_t)golden->state.count * sizeof(float)))
+        fail_msg("%s: %s hands on another router state", golden->name, what);
     if (memcmp(a->y, b->y, (size_t)(golden->tokens * golden->hidden) * sizeof(float)))
         fail_msg("%s: %s gives other bytes", golden->name, what);
 }
@@ -66,19 +68,22 @@ static void check_reference(const struct golden_case *golden, const struct golde
     moeblock_error error = {MOEBLOCK_OK, ""};
     moeblock_weights *weights;
     struct golden_run reference = *first;
+    struct mb_reference_input inputs = golden->inputs;
+    reference.state = inputs.router_state_out = golden_state(golden);
     reference.y = calloc((size_t)(golden->tokens * golden->hidden), sizeof(float));
     reference.ids = calloc((size_t)(golden->tokens * golden->k), sizeof(int32_t));
     reference.weights = calloc((size_t)(golden->tokens * golden->k), sizeof(float));
     moeblock_status status = moeblock_weights_open(first->context, golden->folder, &weights, &error);
     if (status == MOEBLOCK_OK)
-        status = mb_reference(first->context, first->config, weights, golden->layer, computed(first), golden->x.data,
-                              golden->aux.data, golden->tokens, reference.y, reference.ids, reference.weights, &error);
+        status = mb_reference(first->context, first->config, weights, golden->layer, computed(first), &inputs,
+                              golden->tokens, reference.y, reference.ids, reference.weights, &error);
     if (status != MOEBLOCK_OK) fail_msg("%s: reference: %s", golden->name, error.message);
     assert_same(golden, first, &reference, "the scalar reference");
     moeblock_weights_destroy(&weights);
     free(reference.y);
     free(reference.ids);
     free(reference.weights);
+    free(reference.state);
 }
 
 static void check_accuracy(const struct golden_case *golden, const struct golden_run *run)
@@ -89,6 +94,8 @@ static void check_accuracy(const struct golden_case *golden, const struct golden
            computed(run) == MOEBLOCK_COMPUTE_F32 ? "f32" : "bf16");
     if (!(got <= allowed)) fail_msg("%s: relative rms %.3e, allowed %.3e", golden->name, got, allowed);
     if (row >= 0) fail_msg("%s: ids or weights differ in row %lld", golden->name, (long long)row);
+    if (run->state && !(golden_state_error(golden, run->state) <= 1e-5))
+        fail_msg("%s: the router's state differs", golden->name);
 }
 
 // Whether the level multiplies and adds in one rounding, which shows in F32 compute (docs/numerics.md).

@@ -90,9 +90,9 @@ typedef struct moeblock_forward_input {
     moeblock_array aux; // second tensor for a router or shared expert that reads one; data NULL: none. Always [..., H]
     const int64_t *token_ids;   // [T] or NULL
     const int32_t *token_types; // [T] or NULL
-    const int64_t *seq_lens;    // [n_seq] or NULL
+    const int64_t *seq_lens;    // [n_seq] lengths of the sequences that the rows are, or NULL: one sequence
     int64_t n_seq;
-    const float *router_state; // reserved for routers with carried state; NULL
+    const float *router_state; // [T, state_size] from the block before, for routers that carry a state; else NULL
 } moeblock_forward_input;
 
 typedef struct moeblock_forward_stats {
@@ -106,10 +106,12 @@ typedef struct moeblock_forward_stats {
 
 typedef struct moeblock_forward_output {
     uint32_t struct_size;
-    moeblock_array y;              // shape and sharding of x; dtype F32, F16 or BF16
-    int32_t *ids;                  // NULL or [T, k]: slots in descending weight, ties by lower id
+    moeblock_array y; // shape and sharding of x; dtype F32, F16 or BF16
+    // NULL or [T, k]: slots in descending weight, ties by lower id. Experts of a second bank are numbered behind those
+    // of the first, null experts behind both; -1: the expert was full and dropped the token (weight 0).
+    int32_t *ids;
     float *weights;                // NULL or [T, k]: as they multiply the expert, before any scale on the routed output
-    float *router_state;           // reserved; NULL
+    float *router_state;           // NULL or [T, state_size] for the next block's router
     moeblock_forward_stats *stats; // NULL or filled
 } moeblock_forward_output;
 

@@ -18,6 +18,8 @@ typedef struct moeblock_router_build {
     const moeblock_config *config;
     const char *config_json; // the object at router.config, "{}" when absent
     int64_t hidden, experts, top_k;
+    int64_t second_experts; // of a second bank, with ids from `experts` on; 0: none
+    int64_t slots;          // places for ids and weights of a token: top_k, and those that the second bank has
 } moeblock_router_build;
 
 // A run of tokens to route. x is float32 [tokens, hidden] with x_stride floats from row to row; token_ids and
@@ -32,7 +34,12 @@ typedef struct moeblock_router_input {
     int64_t aux_stride;
     const int64_t *token_ids;
     const int32_t *token_types;
-    void *scratch; // scratch_bytes(self) bytes, 64-byte aligned, of this call alone
+    void *scratch;           // scratch_bytes(self) bytes, 64-byte aligned, of this call alone
+    int64_t first;           // of these tokens among all of the forward call
+    const int64_t *seq_lens; // [n_seq] lengths of the sequences that all tokens of the call are; NULL: one sequence
+    int64_t n_seq;
+    const float *state; // [tokens][state_width] that the block before handed on; NULL: none was given
+    float *state_out;   // [tokens][state_width] for the block after; select fills it
 } moeblock_router_input;
 
 // A tensor that a router or expert kind needs. Loading looks for all of them before the kind reads any, and names all
@@ -62,10 +69,19 @@ typedef struct moeblock_router_class {
     // computed by different threads.
     moeblock_status (*logits)(const void *self, const moeblock_router_input *input, int64_t c0, int64_t c1, float *out,
                               int64_t stride, moeblock_error *error);
-    // Writes ids [tokens, top_k] and weights [tokens, top_k]. Every row must hold distinct ids in [0, experts +
-    // null experts), for any input. The block checks this and fails with INTERNAL naming the router when it is not so.
+    // Writes ids [tokens, slots] and weights [tokens, slots]. Every row must hold distinct ids in [0, experts + second
+    // bank + null experts), or -1 for a slot that stays empty, for any input; the first top_k are those that forward
+    // reports. The block checks this and fails with INTERNAL naming the router when it is not so.
     moeblock_status (*select)(const void *self, const moeblock_router_input *input, const float *logits, int64_t stride,
                               int32_t *ids, float *weights, moeblock_error *error);
+    // Width of the state that the router takes from the block before and hands to the block after; 0 or NULL: none.
+    int64_t (*state_width)(const void *self);
+    // For routers whose choice depends on the tokens before: bytes that are carried through one forward call (0 or
+    // NULL: none), zero at its start, and a call after select that sees the tokens one after the other, whatever the
+    // chunks are. It may change weights, and set ids to -1. input->scratch is NULL.
+    size_t (*carry_bytes)(const void *self);
+    moeblock_status (*settle)(const void *self, const moeblock_router_input *input, void *carry, int32_t *ids,
+                              float *weights, moeblock_error *error);
 } moeblock_router_class;
 
 // Registers a router kind under `name`, which {"router": {"type": name}} then selects. The class is copied; `user`

@@ -57,7 +57,7 @@ struct moeblock_block {
     const struct mb_registered *router_kind, *routed_kind, *shared_kind; // NULL where there is none
     struct mb_share share;
     struct mb_placement_table placement; // EP ranks that hold each routed expert
-    uint8_t *owns;                       // [num_experts] whether this rank holds it
+    uint8_t *owns;                       // [experts of both banks] whether this rank holds it
     int64_t routed_width;                // width of rows into and out of the routed experts: latent_size or hidden_size
     struct mb_weight_set *set;           // NULL before load
     mb_trace trace;
@@ -86,6 +86,7 @@ struct mb_run {
     bool route_only;            // stops behind the router
     int64_t first, n;
     int64_t k;                // slots per token
+    int64_t state_width;      // of the router's state; 0: none
     const int32_t *given_ids; // ids and weights from outside ([T, k]); NULL: the router decides
     const float *given_weights;
     int64_t arrived;        // rows that this rank's experts compute on: own tokens, or what dispatch brought
@@ -110,6 +111,7 @@ struct mb_backend {
     size_t (*workspace_bytes)(const moeblock_block *block, int64_t tokens, int workers);
     void (*workspace_place)(moeblock_workspace *workspace);
 
+    void (*begin)(struct mb_run *run); // before the first pass of a forward
     moeblock_status (*gather_input)(struct mb_run *run);
     moeblock_status (*route)(struct mb_run *run);
     moeblock_status (*dispatch)(struct mb_run *run);
@@ -139,7 +141,7 @@ moeblock_status mb_share_place(moeblock_block *block, moeblock_error *error);
 static inline int mb_share_rank(const moeblock_block *block, int32_t id)
 {
     const int home = block->config->replicated_batch ? 0 : block->share.ep_index;
-    return id >= 0 && id < block->config->num_experts ? mb_placement_rank(&block->placement, id, home) : -1;
+    return id >= 0 && id < mb_all_experts(block->config) ? mb_placement_rank(&block->placement, id, home) : -1;
 }
 // Columns of axis rank `index` when `total` columns are split over the TP ranks.
 void mb_share_columns(const struct mb_share *share, int64_t total, int index, int64_t *begin, int64_t *end);

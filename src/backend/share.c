@@ -45,10 +45,10 @@ moeblock_status mb_share_place(moeblock_block *block, moeblock_error *error)
     const moeblock_allocator *allocator = &block->context->allocator;
     // One rank holds everything, whatever mesh a table was made for.
     const char *name = share->ep == 1 ? "contiguous" : config->placement;
-    MB_TRY(mb_placement_named(allocator, name, config->num_experts, share->ep, &block->placement, error));
-    block->owns = mb_alloc_zero(allocator, (size_t)config->num_experts);
+    MB_TRY(mb_placement_named(allocator, name, mb_all_experts(config), share->ep, &block->placement, error));
+    block->owns = mb_alloc_zero(allocator, (size_t)mb_all_experts(config));
     if (!block->owns) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "placing experts: no memory");
-    for (int64_t e = 0; e < config->num_experts; e++) {
+    for (int64_t e = 0; e < mb_all_experts(config); e++) {
         if (!mb_placement_holds(&block->placement, e, share->ep_index)) continue;
         block->owns[e] = 1;
         if (!share->owned++) share->e0 = e;

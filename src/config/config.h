@@ -10,11 +10,12 @@
 #include "kernels/activation.h"
 #include "moeblock/config.h"
 
-enum { MB_TEXT = 160, MB_SCHEMA_ROWS_MAX = 192 };
+enum { MB_TEXT = 160, MB_SCHEMA_ROWS_MAX = 256, MB_ROLES_MAX = 56 };
 
 // Router primitives, moe-families section 3.2.
 enum mb_input { MB_INPUT_HIDDEN, MB_INPUT_AUX };
 enum mb_score { MB_SCORE_SOFTMAX, MB_SCORE_SIGMOID, MB_SCORE_SQRT_SOFTPLUS, MB_SCORE_IDENTITY };
+enum mb_ids { MB_IDS_TOP_K, MB_IDS_TOKEN_TABLE };
 enum mb_groups { MB_GROUPS_NONE, MB_GROUPS_LIMITED, MB_GROUPS_PER_GROUP };
 enum mb_group_score { MB_GROUP_MAX, MB_GROUP_SUM_TOP2 };
 enum mb_group_fill { MB_FILL_NEGATIVE_INFINITY, MB_FILL_ZERO };
@@ -27,12 +28,12 @@ enum mb_precision { MB_PRECISION_FP32, MB_PRECISION_MODEL };
 enum mb_shared_gate { MB_SHARED_UNGATED, MB_SHARED_SIGMOID };
 enum mb_mix { MB_MIX_SUM, MB_MIX_AVERAGE, MB_MIX_SUM_OVER_SQRT2, MB_MIX_SOFTMAX_COEF };
 enum mb_gate_up { MB_GATE_UP_SEPARATE, MB_GATE_UP_CONCATENATED, MB_GATE_UP_INTERLEAVED };
-enum mb_layout { MB_LAYOUT_PER_EXPERT, MB_LAYOUT_STACKED };
+enum mb_layout { MB_LAYOUT_PER_EXPERT, MB_LAYOUT_STACKED, MB_LAYOUT_FLATTENED };
 enum mb_placement { MB_PLACED_INTERNAL, MB_PLACED_NONE };
 enum mb_orientation { MB_OUTPUT_MAJOR, MB_INPUT_MAJOR };
 
 struct mb_router_config {
-    char type[64]; // "moe_gate", "grouped_topk", "topk", "linear", or a registered name
+    char type[64]; // a built-in name (preset.c), or a registered one
     enum mb_input input;
     bool input_norm; // RMSNorm without weight before the linear
     double input_norm_eps;
@@ -60,6 +61,23 @@ struct mb_router_config {
     enum mb_null null_kind;
     enum mb_apply apply_weight;
     enum mb_precision precision; // of logits and final weights
+    enum mb_ids ids;             // chosen by scores, or read from a table by token id
+    int64_t table_size;          // rows of that table
+    // Of the named operators.
+    double jitter_eps;  // sparsemixer: keeps logits within twice this of the best
+    int64_t capacity;   // capacity: tokens that an expert takes of one sequence
+    int64_t state_size; // mlp_state: width of its network and of the state it hands on
+    bool state_carried; // mlp_state: adds the previous block's state
+    bool learned_scale; // joint: weights times a stored scalar
+};
+
+// A second bank of experts behind the first: ids num_experts and up. Alike but for number and width.
+struct mb_second_config {
+    int64_t count;             // 0: none
+    int64_t intermediate_size; // of one of them
+    int64_t slots;             // that the router fills for each token beyond the k of the first bank
+    int64_t first;             // number of the first of them in tensor names
+    double scale;              // adjugate: factor on their weights
 };
 
 // One feed-forward: a routed expert or the shared one.
@@ -88,8 +106,13 @@ struct moeblock_config {
     char placement[1024]; // "contiguous", or the file of a placement table (mesh/placement.h)
 
     struct mb_router_config router;
-    char expert_type[64]; // "distributed" ("throughput" is the same), or a registered name
-    bool out_norm;        // RMSNorm of routed + shared
+    char expert_type[64]; // a built-in name (preset.c), or a registered one
+    struct mb_second_config second;
+    int64_t expert_first; // number of the first expert in tensor names
+    bool post_norm;       // of each expert's output: times weight, then RMSNorm
+    double post_norm_eps;
+    bool post_norm_plus_one; // weight (1 + w)
+    bool out_norm;           // RMSNorm of routed + shared
     bool routed_enabled;
     struct mb_ffn_config routed;
     bool output_bias;                     // one bias [H] added once to the routed sum
@@ -109,9 +132,10 @@ struct moeblock_config {
     int64_t layer_index; // -1: not given
     char format[32];     // "auto" or a row of mb_format_table
     enum mb_layout layout;
-    enum mb_orientation orientation;
+    enum mb_orientation orientation, down_orientation;
     enum mb_gate_up gate_up, shared_gate_up;
-    char tensor[40][MB_TEXT]; // pattern by enum mb_role (tensors.h), after the module prefix; {expert} and {layer}
+    char tensor[MB_ROLES_MAX]
+               [MB_TEXT]; // pattern by enum mb_role (tensors.h), after the module prefix; {expert} and {layer}
 
     int64_t prefill_chunk, moe_chunk; // 0: none
     bool replicated_batch;
@@ -124,6 +148,24 @@ struct moeblock_config {
     char *router_json, *expert_json;   // objects at router.config and experts.config, as text; owned
     uint8_t given[MB_SCHEMA_ROWS_MAX]; // per schema row: where the value comes from (schema.h)
 };
+
+// Experts of both banks, and the slots that a router fills for a token: the k of the first bank, then the second's.
+static inline int64_t mb_all_experts(const moeblock_config *config)
+{
+    return config->num_experts + config->second.count;
+}
+static inline int64_t mb_all_slots(const moeblock_config *config)
+{
+    return config->num_experts_per_tok + config->second.slots;
+}
+// What ids may be: experts, then null experts.
+static inline int64_t mb_all_classes(const moeblock_config *config)
+{
+    return mb_all_experts(config) + config->router.null_experts;
+}
+
+// The second bank as a description of its own, in which it is the only one. Shares the original's strings.
+void mb_second_bank(const moeblock_config *config, moeblock_config *out);
 
 // Whether forward needs the second tensor.
 static inline bool mb_reads_aux(const moeblock_config *config)

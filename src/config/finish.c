@@ -122,6 +122,32 @@ static void fold_sizes(moeblock_config *config)
     }
 }
 
+static void set_type(moeblock_config *config, const char *type)
+{
+    memcpy(config->expert_type, type, strlen(type) + 1);
+    mb_config_mark(config, config->expert_type, MB_FROM_DERIVED);
+}
+
+// The kind of experts that the other keys ask for, and how the second bank is used by the operator that knows it.
+static void derive_experts(moeblock_config *config)
+{
+    struct mb_second_config *second = &config->second;
+    const char *router = config->router.type;
+    if (origin(config, &config->down_orientation) < origin(config, &config->orientation)) {
+        config->down_orientation = config->orientation;
+        mb_config_mark(config, &config->down_orientation, MB_FROM_DERIVED);
+    }
+    if (second->count && origin(config, &second->slots) == MB_FROM_NOWHERE) {
+        second->slots = !strcmp(router, "joint")      ? second->count
+                        : !strcmp(router, "adjugate") ? config->num_experts_per_tok
+                                                      : 0;
+        mb_config_mark(config, &second->slots, MB_FROM_DERIVED);
+    }
+    if (strcmp(config->expert_type, "distributed") && strcmp(config->expert_type, "throughput")) return;
+    if (second->count) set_type(config, "banked");
+    if (config->post_norm) set_type(config, "post_normed");
+}
+
 // Whether there is a shared expert: said, or to be concluded from its size, its count or its placement.
 static moeblock_status fold_shared_enabled(const struct mb_reader *reader, moeblock_error *error)
 {
@@ -157,6 +183,7 @@ moeblock_status mb_reader_finish(struct mb_reader *reader, moeblock_error *error
     fold_sizes(config);
     MB_TRY(fold_shared_enabled(reader, error));
     derive_activation(config, &config->routed.activation);
+    derive_experts(config);
     derive_shared(config);
     return MOEBLOCK_OK;
 }

@@ -45,12 +45,28 @@ static void describe(const moeblock_config *config, enum mb_format format, struc
         const size_t length = strlen(out->name);
         snprintf(out->name + length, sizeof out->name - length, "%s", suffix);
         out->dtype = !stored.scales ? info->dtype : format == MB_FORMAT_MXFP4 ? MOEBLOCK_U8 : MOEBLOCK_F32;
+    } else if (stored.role == MB_ROLE_TOKEN_TABLE) {
+        out->dtype = MOEBLOCK_I64;
     } else if (stored.role == MB_ROLE_SELECTION_BIAS) { // small corrections beside scores: published in F32
         out->dtype = MOEBLOCK_F32;
     } else {
         out->dtype = info->scale_suffix ? MOEBLOCK_BF16 : info->dtype;
     }
     out->rank = mb_role_dims(config, stored.role, coded ? format : MB_FORMAT_BF16, stored.scales, out->dims);
+}
+
+// The i-th tensor of the experts alone, which is all that a second bank has.
+static bool expert_tensor(const moeblock_config *config, enum mb_format format, int64_t layer, int64_t i,
+                          moeblock_tensor_need *out)
+{
+    struct stored list[STORED_MAX];
+    const bool per_expert = config->layout == MB_LAYOUT_PER_EXPERT;
+    int each = 0;
+    for (int r = 0, n = collect(config, format, per_expert, list); r < n; r++)
+        if (mb_roles[list[r].role].owner == MB_OWNER_ROUTED) list[each++] = list[r];
+    if (!each || i / each >= (per_expert ? config->num_experts : 1)) return false;
+    describe(config, format, list[i % each], layer, i / each, out);
+    return true;
 }
 
 int mb_tensor_needed(const moeblock_config *config, enum mb_format format, int64_t layer, int64_t i,
@@ -64,8 +80,13 @@ int mb_tensor_needed(const moeblock_config *config, enum mb_format format, int64
         return 1;
     }
     const int each = collect(config, format, true, list);
-    const int64_t rest = i - single;
-    if (!each || rest / each >= config->num_experts) return 0;
-    describe(config, format, list[rest % each], layer, rest / each, out);
-    return 1;
+    const int64_t rest = i - single, own = each * config->num_experts;
+    if (rest < own) {
+        describe(config, format, list[rest % each], layer, rest / each, out);
+        return 1;
+    }
+    if (!config->second.count) return 0;
+    moeblock_config second;
+    mb_second_bank(config, &second);
+    return expert_tensor(&second, format, layer, rest - own, out);
 }

@@ -37,11 +37,26 @@ static const struct {
     {"topk", "router.config.topk_group", "1"},
     {"topk", "router.config.post", "\"softmax_k\""},
     {"topk", "router.config.norm", "\"none\""},
+    // The operators, as far as their formulas are the pipeline's
+    {"sparsemixer", "router.config.score", "\"identity\""},
+    {"mlp_state", "router.config.score", "\"softmax\""},
+    {"joint", "router.config.score", "\"sigmoid\""},
+    {"joint", "router.config.score_correction_bias", "true"},
+    {"joint", "router.config.norm", "\"none\""},
+    {"product_keys", "router.config.score", "\"identity\""},
+    {"product_keys", "router.config.post", "\"softmax_k\""},
+    {"adjugate", "router.config.score", "\"softmax\""},
+    {"adjugate", "router.config.select_score", "\"sigmoid\""},
+    {"adjugate", "router.config.norm", "\"sum\""},
 };
 
 static const struct {
     const char *name, *meaning; // aliases have the type they stand for
-} router_types[] = {{"moe_gate", "moe_gate"}, {"grouped_topk", "moe_gate"}, {"topk", "topk"}, {"linear", "linear"}};
+} router_types[] = {
+    {"moe_gate", "moe_gate"},         {"grouped_topk", "moe_gate"}, {"topk", "topk"},           {"linear", "linear"},
+    {"sparsemixer", "sparsemixer"},   {"capacity", "capacity"},     {"mlp_state", "mlp_state"}, {"joint", "joint"},
+    {"product_keys", "product_keys"}, {"token_type", "token_type"}, {"adjugate", "adjugate"},
+};
 
 static const char *router_meaning(const char *type)
 {
@@ -52,7 +67,13 @@ static const char *router_meaning(const char *type)
 
 bool mb_router_is_builtin(const char *type) { return router_meaning(type) != NULL; }
 
-bool mb_expert_is_builtin(const char *type) { return !strcmp(type, "distributed") || !strcmp(type, "throughput"); }
+bool mb_expert_is_builtin(const char *type)
+{
+    static const char *const types[] = {"distributed", "throughput", "banked", "post_normed"};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (!strcmp(types[i], type)) return true;
+    return false;
+}
 
 bool mb_router_preset_at(int i, const char **type, const char **path, const char **value)
 {
@@ -133,6 +154,8 @@ bool mb_names_preset(moeblock_config *config, const char *name, enum mb_origin o
     if (claim(config, config->module_prefix, origin)) set_pattern(config->module_prefix, preset->prefix);
     if (claim(config, &config->layout, origin)) config->layout = preset->storage->layout;
     if (claim(config, &config->orientation, origin)) config->orientation = preset->storage->orientation;
+    if (claim(config, &config->down_orientation, origin))
+        config->down_orientation = mb_hf_down_orientation(preset->storage);
     if (claim(config, &config->gate_up, origin)) config->gate_up = preset->storage->gate_up;
     if (claim(config, &config->shared_gate_up, origin)) config->shared_gate_up = preset->storage->shared_gate_up;
     for (int role = 0; role < MB_ROLES; role++) {

@@ -8,7 +8,7 @@
 // Gives every key the schema's default (MB_FROM_DEFAULT).
 void mb_config_defaults(moeblock_config *config);
 
-// True for the router types that the pipeline serves: their router.config keys are the schema's.
+// True for the built-in router types: their router.config keys are the schema's.
 bool mb_router_is_builtin(const char *type);
 // The same for experts.type.
 bool mb_expert_is_builtin(const char *type);

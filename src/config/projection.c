@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decides where each linear map of the block lies among the stored tensors: which tensor, in which format, and at what
-// offset and strides (layouts L1 to L6 of moe-families 1.11).
+// offset and strides (layouts L1 to L8 of moe-families 1.11).
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,6 +29,10 @@ static const struct projection {
     [MB_PROJ_LATENT_DOWN] = {MB_ROLE_LATENT_DOWN, NO_ROLE, MB_ROLE_LATENT_DOWN_BIAS, NO_ROLE, 0},
     [MB_PROJ_LATENT_UP] = {MB_ROLE_LATENT_UP, NO_ROLE, MB_ROLE_LATENT_UP_BIAS, NO_ROLE, 0},
     [MB_PROJ_MIX_COEFFICIENT] = {MB_ROLE_MIX_COEFFICIENT, NO_ROLE, MB_ROLE_MIX_COEFFICIENT_BIAS, NO_ROLE, 0},
+    [MB_PROJ_ROUTER_SECOND] = {MB_ROLE_ROUTER_SECOND, NO_ROLE, NO_ROLE, NO_ROLE, 0},
+    [MB_PROJ_STATE_DOWN] = {MB_ROLE_STATE_DOWN, NO_ROLE, MB_ROLE_STATE_DOWN_BIAS, NO_ROLE, 0},
+    [MB_PROJ_STATE_FC1] = {MB_ROLE_STATE_FC1, NO_ROLE, MB_ROLE_STATE_FC1_BIAS, NO_ROLE, 0},
+    [MB_PROJ_STATE_FC2] = {MB_ROLE_STATE_FC2, NO_ROLE, MB_ROLE_STATE_FC2_BIAS, NO_ROLE, 0},
 };
 
 static enum mb_role stored_role(const moeblock_config *config, const struct projection *p)
@@ -193,19 +197,18 @@ bool mb_projection_wanted(const moeblock_config *config, enum mb_projection proj
     return mb_role_wanted(config, stored_role(config, &projections[projection]));
 }
 
-// Checks a vector of `count` values an expert, whatever its leading dimensions of 1.
-static moeblock_status check_vector(const moeblock_config *config, enum mb_role role, int64_t count,
+// Checks a role's vector, whatever its leading dimensions of 1.
+static moeblock_status check_vector(const moeblock_config *config, enum mb_role role,
                                     const moeblock_tensor_info *tensor, moeblock_error *error)
 {
-    int64_t dims[2];
-    int rank = 0, skipped = 0;
-    if (mb_role_stacked(config, role)) dims[rank++] = config->num_experts;
-    dims[rank++] = count;
+    int64_t dims[MOEBLOCK_MAX_RANK];
+    int skipped = 0;
+    const int rank = mb_role_dims(config, role, MB_FORMAT_BF16, false, dims);
     while (tensor->rank - skipped > rank && tensor->dims[skipped] == 1) skipped++;
     moeblock_tensor_info rest = *tensor;
     rest.rank -= skipped;
     memmove(rest.dims, tensor->dims + skipped, (size_t)rest.rank * sizeof rest.dims[0]);
-    if (rest.rank == rank && rest.dims[0] == dims[0] && rest.dims[rank - 1] == count) return MOEBLOCK_OK;
+    if (rest.rank == rank && !memcmp(rest.dims, dims, (size_t)rank * sizeof dims[0])) return MOEBLOCK_OK;
     return check_dims(tensor, rank, dims, error);
 }
 
@@ -220,7 +223,7 @@ moeblock_status mb_projection_bias(const moeblock_config *config, moeblock_weigh
     moeblock_tensor_info tensor;
     if (role == NO_ROLE) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "projection %d has no bias", (int)projection);
     MB_TRY(mb_role_find(config, weights, role, "", layer, expert, &tensor, error));
-    MB_TRY(check_vector(config, role, stored, &tensor, error));
+    MB_TRY(check_vector(config, role, &tensor, error));
     const uint64_t first = mb_role_stacked(config, role) ? (uint64_t)(expert * stored) : 0;
     const bool alternating = mb_role_joined(config, role) == MB_GATE_UP_INTERLEAVED;
     if (!alternating)
@@ -241,6 +244,7 @@ moeblock_status mb_role_floats(const moeblock_config *config, moeblock_weights *
 {
     moeblock_tensor_info tensor;
     MB_TRY(mb_role_find(config, weights, role, "", layer, 0, &tensor, error));
-    MB_TRY(check_vector(config, role, count, &tensor, error));
+    MB_TRY(mb_roles[role].columns == MB_EXTENT_NONE ? check_vector(config, role, &tensor, error)
+                                                    : check_dims(&tensor, 1, &count, error));
     return mb_read_floats(weights, &config->allocator, &tensor, 0, count, out, error);
 }

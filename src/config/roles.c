@@ -16,6 +16,17 @@ static bool router_bias(const moeblock_config *c) { return router(c) && c->route
 static bool selection_bias(const moeblock_config *c) { return router(c) && c->router.selection_bias; }
 static bool input_scale(const moeblock_config *c) { return router(c) && c->router.input_scale_vector; }
 static bool expert_scale(const moeblock_config *c) { return router(c) && c->router.per_expert_scale; }
+static bool of_type(const moeblock_config *c, const char *type)
+{
+    return c->routed_enabled && !strcmp(c->router.type, type);
+}
+static bool token_table(const moeblock_config *c) { return router(c) && c->router.ids == MB_IDS_TOKEN_TABLE; }
+static bool router_second(const moeblock_config *c) { return of_type(c, "token_type"); }
+static bool learned_scale(const moeblock_config *c) { return of_type(c, "joint") && c->router.learned_scale; }
+static bool state(const moeblock_config *c) { return of_type(c, "mlp_state"); }
+static bool state_scale(const moeblock_config *c) { return state(c) && c->router.state_carried; }
+static bool post_norm(const moeblock_config *c) { return c->routed_enabled && c->post_norm; }
+static bool never(const moeblock_config *c) { return (void)c, false; } // of the main description: mb_second_bank
 static bool down(const moeblock_config *c) { return c->routed_enabled && mb_expert_is_builtin(c->expert_type); }
 static bool gate_up(const moeblock_config *c)
 {
@@ -50,9 +61,9 @@ static bool latent_out_norm(const moeblock_config *c) { return latent(c) && c->l
     [MB_ROLE_##role] = {key, MB_OWNER_##owner, MB_EXTENT_##rows, MB_EXTENT_##columns, wanted}
 
 const struct mb_role_info mb_roles[MB_ROLES] = {
-    ROLE(ROUTER, "router_weight", ROUTER, CLASSES, HIDDEN, router),
-    ROLE(ROUTER_BIAS, "router_bias", ROUTER, CLASSES, NONE, router_bias),
-    ROLE(SELECTION_BIAS, "selection_bias", ROUTER, CLASSES, NONE, selection_bias),
+    ROLE(ROUTER, "router_weight", ROUTER, LOGITS, ROUTER_INPUT, router),
+    ROLE(ROUTER_BIAS, "router_bias", ROUTER, LOGITS, NONE, router_bias),
+    ROLE(SELECTION_BIAS, "selection_bias", ROUTER, CHOICES, NONE, selection_bias),
     ROLE(INPUT_SCALE, "router_input_scale", ROUTER, HIDDEN, NONE, input_scale),
     ROLE(PER_EXPERT_SCALE, "per_expert_scale", ROUTER, EXPERTS, NONE, expert_scale),
     ROLE(GATE, "gate", ROUTED, INNER, ROUTED, gate),
@@ -81,7 +92,61 @@ const struct mb_role_info mb_roles[MB_ROLES] = {
     ROLE(MIX_COEFFICIENT, "mix_coefficient", BLOCK, TWO, HIDDEN, mix_coefficient),
     ROLE(MIX_COEFFICIENT_BIAS, "mix_coefficient_bias", BLOCK, TWO, NONE, mix_coefficient),
     ROLE(OUT_NORM, "out_norm", BLOCK, HIDDEN, NONE, out_norm),
+    ROLE(POST_NORM, "expert_post_norm", BLOCK, ROUTED, NONE, post_norm),
+    ROLE(TOKEN_TABLE, "token_table", ROUTER, TABLE, TOP_K, token_table),
+    ROLE(ROUTER_SECOND, "router_weight_second", ROUTER, LOGITS, ROUTER_INPUT, router_second),
+    ROLE(LEARNED_SCALE, "learned_scale", ROUTER, ONE, NONE, learned_scale),
+    ROLE(STATE_DOWN, "state_down", ROUTER, STATE, HIDDEN, state),
+    ROLE(STATE_DOWN_BIAS, "state_down_bias", ROUTER, STATE, NONE, state),
+    ROLE(STATE_SCALE, "state_scale", ROUTER, STATE, NONE, state_scale),
+    ROLE(STATE_NORM, "state_norm", ROUTER, STATE, NONE, state),
+    ROLE(STATE_FC1, "state_fc1", ROUTER, STATE, STATE, state),
+    ROLE(STATE_FC1_BIAS, "state_fc1_bias", ROUTER, STATE, NONE, state),
+    ROLE(STATE_FC2, "state_fc2", ROUTER, STATE, STATE, state),
+    ROLE(STATE_FC2_BIAS, "state_fc2_bias", ROUTER, STATE, NONE, state),
+    ROLE(SECOND_GATE, "second_gate", ROUTED, INNER, ROUTED, never),
+    ROLE(SECOND_UP, "second_up", ROUTED, INNER, ROUTED, never),
+    ROLE(SECOND_GATE_UP, "second_gate_up", ROUTED, INNER_TWICE, ROUTED, never),
+    ROLE(SECOND_DOWN, "second_down", ROUTED, ROUTED, INNER, never),
 };
+_Static_assert((int)MB_ROLES <= MB_ROLES_MAX, "moeblock_config.tensor is too short");
+
+// Which role each of the second bank's plays in the description that it has of its own.
+static const struct {
+    enum mb_role second, place;
+} second_bank[] = {{MB_ROLE_SECOND_GATE, MB_ROLE_GATE},
+                   {MB_ROLE_SECOND_UP, MB_ROLE_UP},
+                   {MB_ROLE_SECOND_GATE_UP, MB_ROLE_GATE_UP},
+                   {MB_ROLE_SECOND_DOWN, MB_ROLE_DOWN}};
+
+void mb_second_bank(const moeblock_config *config, moeblock_config *out)
+{
+    *out = *config;
+    out->num_experts = config->second.count;
+    out->routed.intermediate_size = config->second.intermediate_size;
+    out->expert_first = config->second.first;
+    out->second = (struct mb_second_config){.count = 0};
+    for (size_t i = 0; i < sizeof second_bank / sizeof second_bank[0]; i++)
+        memcpy(out->tensor[second_bank[i].place], config->tensor[second_bank[i].second], sizeof out->tensor[0]);
+}
+
+bool mb_role_named(const moeblock_config *config, enum mb_role role)
+{
+    for (size_t i = 0; i < sizeof second_bank / sizeof second_bank[0]; i++)
+        if (second_bank[i].second == role)
+            return config->second.count > 0 && mb_role_wanted(config, second_bank[i].place);
+    return mb_role_wanted(config, role);
+}
+
+// Outputs of the router's last linear map.
+static int64_t logits_of(const moeblock_config *config)
+{
+    if (!strcmp(config->router.type, "joint")) return mb_all_experts(config);
+    if (strcmp(config->router.type, "product_keys")) return config->num_experts + config->router.null_experts;
+    int64_t keys = 1;
+    while ((keys + 1) * (keys + 1) <= config->num_experts) keys++;
+    return 2 * keys;
+}
 
 int64_t mb_extent(const moeblock_config *config, enum mb_extent extent)
 {
@@ -110,6 +175,18 @@ int64_t mb_extent(const moeblock_config *config, enum mb_extent extent)
         return 2 * config->shared.intermediate_size;
     case MB_EXTENT_LATENT:
         return config->latent_size;
+    case MB_EXTENT_LOGITS:
+        return logits_of(config);
+    case MB_EXTENT_ROUTER_INPUT:
+        return state(config) ? config->router.state_size : config->hidden_size;
+    case MB_EXTENT_CHOICES:
+        return (router_second(config) ? 2 : 1) * (config->num_experts + config->router.null_experts);
+    case MB_EXTENT_STATE:
+        return config->router.state_size;
+    case MB_EXTENT_TABLE:
+        return config->router.table_size;
+    case MB_EXTENT_TOP_K:
+        return config->num_experts_per_tok;
     }
     return 0;
 }
@@ -120,13 +197,14 @@ bool mb_role_wanted(const moeblock_config *config, enum mb_role role) { return m
 
 bool mb_role_stacked(const moeblock_config *config, enum mb_role role)
 {
-    return mb_roles[role].owner == MB_OWNER_ROUTED && config->layout == MB_LAYOUT_STACKED;
+    return mb_roles[role].owner == MB_OWNER_ROUTED && config->layout != MB_LAYOUT_PER_EXPERT;
 }
 
 bool mb_role_input_major(const moeblock_config *config, enum mb_role role, enum mb_format format)
 {
     if (mb_roles[role].columns == MB_EXTENT_NONE || mb_format_table[format].scale_suffix) return false;
-    if (role == MB_ROLE_ROUTER) return config->router.transposed;
+    if (role == MB_ROLE_ROUTER || role == MB_ROLE_ROUTER_SECOND) return config->router.transposed;
+    if (role == MB_ROLE_DOWN) return config->down_orientation == MB_INPUT_MAJOR;
     return mb_roles[role].owner == MB_OWNER_ROUTED && config->orientation == MB_INPUT_MAJOR;
 }
 
@@ -143,7 +221,10 @@ int mb_role_dims(const moeblock_config *config, enum mb_role role, enum mb_forma
     const int64_t rows = mb_extent(config, mb_roles[role].rows), columns = mb_extent(config, mb_roles[role].columns);
     int rank = 0;
     if (mb_role_stacked(config, role)) dims[rank++] = config->num_experts;
-    if (mb_roles[role].columns == MB_EXTENT_NONE) {
+    if (role == MB_ROLE_SELECTION_BIAS && router_second(config)) { // a row for either bank
+        dims[rank++] = 2;
+        dims[rank++] = rows / 2;
+    } else if (mb_roles[role].columns == MB_EXTENT_NONE) {
         dims[rank++] = rows;
     } else if (scales) {
         dims[rank++] = mb_ceil_div(rows, info->row_tile);
@@ -156,6 +237,10 @@ int mb_role_dims(const moeblock_config *config, enum mb_role role, enum mb_forma
         const bool input_major = mb_role_input_major(config, role, format);
         dims[rank++] = input_major ? columns : rows;
         dims[rank++] = input_major ? rows : columns;
+        if (mb_role_stacked(config, role) && config->layout == MB_LAYOUT_FLATTENED) { // [E * rows, columns]
+            dims[0] *= dims[1];
+            dims[1] = dims[--rank];
+        }
     }
     return rank;
 }
@@ -188,10 +273,10 @@ void mb_role_name(const moeblock_config *config, enum mb_role role, int64_t laye
     size_t used = 0;
     out[0] = 0;
     if (pattern[0] != '/' && config->module_prefix[0]) {
-        append_pattern(out, &used, config->module_prefix, layer, expert);
+        append_pattern(out, &used, config->module_prefix, layer, config->expert_first + expert);
         append(out, &used, ".", 1);
     }
-    append_pattern(out, &used, pattern + (pattern[0] == '/'), layer, expert);
+    append_pattern(out, &used, pattern + (pattern[0] == '/'), layer, config->expert_first + expert);
 }
 
 moeblock_status mb_role_find(const moeblock_config *config, moeblock_weights *weights, enum mb_role role,
@@ -201,7 +286,8 @@ moeblock_status mb_role_find(const moeblock_config *config, moeblock_weights *we
     char full[256], part[256] = "";
     size_t used = 0;
     mb_role_name(config, role, layer, expert, full);
-    append_pattern(part, &used, config->tensor[role] + (config->tensor[role][0] == '/'), layer, expert);
+    append_pattern(part, &used, config->tensor[role] + (config->tensor[role][0] == '/'), layer,
+                   config->expert_first + expert);
     const char *dot = strchr(part, '.');
     const char *const names[] = {full, part, dot ? dot + 1 : part};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {

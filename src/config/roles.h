@@ -19,7 +19,13 @@ enum mb_extent {
     MB_EXTENT_INNER_TWICE,
     MB_EXTENT_SHARED,
     MB_EXTENT_SHARED_TWICE,
-    MB_EXTENT_LATENT
+    MB_EXTENT_LATENT,
+    MB_EXTENT_LOGITS,       // outputs of the router's last linear map
+    MB_EXTENT_ROUTER_INPUT, // what that map reads: H, or the width of the router's network
+    MB_EXTENT_CHOICES,      // classes that have a selection bias
+    MB_EXTENT_STATE,
+    MB_EXTENT_TABLE,
+    MB_EXTENT_TOP_K
 };
 
 enum mb_owner { MB_OWNER_ROUTER, MB_OWNER_BLOCK, MB_OWNER_SHARED, MB_OWNER_ROUTED };

@@ -27,7 +27,7 @@
     }
 #define ALSO(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-enum { WIDTH_MAX = 1 << 20, EXPERTS_MAX = 4096, LAYERS_MAX = 100000, TOKENS_MAX = 2147483647 };
+enum { WIDTH_MAX = 1 << 20, EXPERTS_MAX = 4096, LAYERS_MAX = 100000, TOKENS_MAX = 2147483647, TABLE_MAX = 1 << 24 };
 
 static const char *const input_names[] = {"hidden", "aux", NULL};
 static const char *const score_names[] = {"softmax", "sigmoid", "sqrt_softplus", "identity", NULL};
@@ -43,7 +43,8 @@ static const char *const null_names[] = {"identity", "zero", NULL};
 static const char *const clamp_names[] = {"none", "before", "after", NULL};
 static const char *const shared_gate_names[] = {"none", "sigmoid", NULL};
 static const char *const mix_names[] = {"sum", "average", "sum_over_sqrt2", "softmax_coef", NULL};
-static const char *const layout_names[] = {"per_expert", "stacked", NULL};
+static const char *const ids_names[] = {"top_k", "token_table", NULL};
+static const char *const layout_names[] = {"per_expert", "stacked", "flattened", NULL};
 static const char *const orientation_names[] = {"output_major", "input_major", NULL};
 static const char *const gate_up_names[] = {"separate", "concatenated", "interleaved", NULL};
 static const char *const placement_names[] = {"internal", "none", NULL};
@@ -64,12 +65,21 @@ static bool norm_summed(const moeblock_config *c)
 }
 static bool norm_p(const moeblock_config *c) { return pipeline(c) && c->router.norm == MB_NORM_P; }
 static bool null_experts(const moeblock_config *c) { return pipeline(c) && c->router.null_experts > 0; }
+static bool from_table(const moeblock_config *c) { return pipeline(c) && c->router.ids == MB_IDS_TOKEN_TABLE; }
+static bool is_type(const moeblock_config *c, const char *type) { return !strcmp(c->router.type, type); }
+static bool sparsemixer(const moeblock_config *c) { return is_type(c, "sparsemixer"); }
+static bool capacity(const moeblock_config *c) { return is_type(c, "capacity"); }
+static bool mlp_state(const moeblock_config *c) { return is_type(c, "mlp_state"); }
+static bool joint(const moeblock_config *c) { return is_type(c, "joint"); }
+static bool adjugate(const moeblock_config *c) { return is_type(c, "adjugate"); }
 static bool routed(const moeblock_config *c) { return c->routed_enabled; }
+static bool post_norm(const moeblock_config *c) { return routed(c) && c->post_norm; }
+static bool second(const moeblock_config *c) { return routed(c) && c->second.count > 0; }
 static bool routed_clamp(const moeblock_config *c) { return routed(c) && c->routed.activation.clamp != MB_CLAMP_NONE; }
 static bool routed_oai(const moeblock_config *c) { return routed(c) && is_kind(&c->routed.activation, "swiglu_oai"); }
 static bool routed_situ(const moeblock_config *c) { return routed(c) && is_kind(&c->routed.activation, "situ"); }
 static bool latent(const moeblock_config *c) { return routed(c) && c->latent_size > 0; }
-static bool normed(const moeblock_config *c) { return latent(c) || c->out_norm; }
+static bool normed(const moeblock_config *c) { return latent(c) || c->out_norm || mlp_state(c); }
 static bool shared(const moeblock_config *c) { return c->shared_enabled; }
 static bool shared_clamp(const moeblock_config *c) { return shared(c) && c->shared.activation.clamp != MB_CLAMP_NONE; }
 static bool shared_oai(const moeblock_config *c) { return shared(c) && is_kind(&c->shared.activation, "swiglu_oai"); }
@@ -107,7 +117,8 @@ const struct mb_schema_row mb_schema[] = {
      .help = "Which layers hold a block, such as \"3-60\" or \"1,3,5\"; empty: unknown, or all."},
     {TEXT("model.model_type", model_type, 0), .help = "The family's name in its config.json. Free text here."},
     {NUMBER("model.rms_norm_eps", rms_norm_eps, 0, 1), .fallback = "1e-6",
-     .help = "Epsilon of the norms of the latent path and of experts.out_norm.", .matters = normed},
+     .help = "Epsilon of the norms of the latent path, of experts.out_norm and of the network of mlp_state.",
+     .matters = normed},
 
     {INT("layer_index", layer_index, -1, LAYERS_MAX), .fallback = "-1", .matters = layer_known,
      .help = "The layer to load where the caller names none; -1 stands for none.", .aliases = ALSO("weights.layer_index")},
@@ -127,8 +138,9 @@ const struct mb_schema_row mb_schema[] = {
              "`moeblock route --placement` wrote for this mesh. Never changes bits."},
 
     {TEXT("router.type", router.type, 1), .fallback = "\"linear\"",
-     .help = "moe_gate (grouped_topk is the same), topk, linear, or a registered name. A type sets the defaults of "
-             "router.config; see the presets below."},
+     .help = "moe_gate (grouped_topk is the same), topk, linear; the operators sparsemixer, capacity, mlp_state, joint, "
+             "product_keys, token_type, adjugate; or a registered name. A type sets the defaults of router.config; see "
+             "the presets below."},
     {ENUM("router.config.input", router.input, input_names), .fallback = "\"hidden\"", .matters = pipeline,
      .help = "What the router reads: x, or the second tensor that the caller gives."},
     {FLAG("router.config.input_norm", router.input_norm), .matters = pipeline,
@@ -191,9 +203,44 @@ const struct mb_schema_row mb_schema[] = {
     {ENUM("router.config.precision", router.precision, precision_names), .fallback = "\"fp32\"", .matters = pipeline,
      .help = "model: logits and final weights are rounded to the stored type of the router's weight where that is bf16 "
              "or f16, to compare with a framework that computes so; never a default."},
+    {ENUM("router.config.ids", router.ids, ids_names), .fallback = "\"top_k\"", .matters = pipeline,
+     .help = "token_table: the experts of a token stand in a stored table by its id, which the caller gives; their "
+             "weights still come from the scores."},
+    {INT("router.config.table_size", router.table_size, 1, TABLE_MAX), .required = true, .matters = from_table,
+     .help = "Rows of that table: the vocabulary."},
+    {NUMBER("router.config.jitter_eps", router.jitter_eps, 0, 1), .fallback = "0.01", .matters = sparsemixer,
+     .help = "sparsemixer: a pick's softmax takes the logits within twice this, relatively, of its best."},
+    {INT("router.config.capacity", router.capacity, 1, TOKENS_MAX), .required = true, .matters = capacity,
+     .help = "capacity: tokens of one sequence that an expert takes, in their order; it drops the others."},
+    {INT("router.config.state_size", router.state_size, 1, WIDTH_MAX), .required = true, .matters = mlp_state,
+     .help = "mlp_state: width of the router's network and of the state that it hands to the next block."},
+    {FLAG("router.config.state_carried", router.state_carried), .matters = mlp_state,
+     .help = "mlp_state: whether the state of the block before is added, times a stored vector; the caller gives it."},
+    {FLAG("router.config.learned_scale", router.learned_scale), .matters = joint,
+     .help = "joint: whether the weights are also multiplied by a stored number."},
 
     {TEXT("experts.type", expert_type, 1), .fallback = "\"distributed\"",
-     .help = "distributed (throughput is the same), or a registered name, which then reads experts.config."},
+     .help = "distributed (throughput is the same); post_normed, with a norm of each expert's output; banked, with a "
+             "second bank of experts; or a registered name, which then reads experts.config. Follows from the other keys "
+             "when omitted."},
+    {FLAG("experts.post_norm", post_norm), .matters = routed,
+     .help = "Each expert's output, before its weight: times a stored weight [H] (or [L]), then RMSNorm."},
+    {NUMBER("experts.post_norm_eps", post_norm_eps, 0, 1), .fallback = "1e-8", .matters = post_norm,
+     .help = "Epsilon of that norm."},
+    {FLAG("experts.post_norm_plus_one", post_norm_plus_one), .matters = post_norm,
+     .help = "Whether its weight is 1 + the stored one."},
+    {INT("experts.second.count", second.count, 0, EXPERTS_MAX), .fallback = "0", .matters = routed,
+     .help = "Experts of a second bank behind the first, alike but for their width; 0: none. token_type: those of tokens "
+             "whose type is not 0; joint: one for every token; adjugate: one for each group of the first bank."},
+    {INT("experts.second.intermediate_size", second.intermediate_size, 1, WIDTH_MAX), .required = true,
+     .matters = second, .help = "Width inside one of them."},
+    {INT("experts.second.slots", second.slots, 0, EXPERTS_MAX), .matters = second,
+     .help = "Slots of a token that the router fills with them, beyond the k of the first bank; follows from router.type "
+             "when omitted."},
+    {INT("experts.second.first", second.first, 0, EXPERTS_MAX), .fallback = "0", .matters = second,
+     .help = "Number of the first of them where {expert} stands in a name."},
+    {NUMBER("experts.second.scale", second.scale, 0, 1e6), .fallback = "1", .matters = adjugate,
+     .help = "adjugate: factor on their weights."},
     {FLAG("experts.out_norm", out_norm),
      .help = "RMSNorm with a stored weight [H] on the block's output, routed and shared together."},
     {BOOL("experts.distributed.enabled", routed_enabled), .fallback = "true",
@@ -285,9 +332,11 @@ const struct mb_schema_row mb_schema[] = {
     {TEXT("weights.format", format, 1), .fallback = "\"auto\"",
      .help = "Number format of the routed experts that must be found: auto, f32, f16, bf16, fp8 or mxfp4."},
     {ENUM("weights.layout", layout, layout_names), .fallback = "\"per_expert\"",
-     .help = "One tensor an expert, or all experts in one."},
+     .help = "One tensor an expert, all experts in one [E, ...], or in one with the experts' rows one below the other."},
     {ENUM("weights.orientation", orientation, orientation_names), .fallback = "\"output_major\"",
      .help = "Routed experts stored [out, in] or [in, out]. FP8 and MXFP4 are always [out, in]."},
+    {ENUM("weights.down_orientation", down_orientation, orientation_names), .matters = routed,
+     .help = "The same of their down projections; as weights.orientation when omitted."},
     {ENUM("weights.gate_up", gate_up, gate_up_names), .fallback = "\"separate\"",
      .help = "Whether gate and up are two tensors, halves of one, or alternating rows of one."},
     {ENUM("weights.shared_gate_up", shared_gate_up, gate_up_names), .fallback = "\"separate\"", .matters = shared,
@@ -323,6 +372,22 @@ const struct mb_schema_row mb_schema[] = {
     NAME(MB_ROLE_MIX_COEFFICIENT, "mix_coefficient", "mlp.coefficient.weight", "Coefficients of routed and shared [2, H]."),
     NAME(MB_ROLE_MIX_COEFFICIENT_BIAS, "mix_coefficient_bias", "mlp.coefficient.bias", "Bias [2]."),
     NAME(MB_ROLE_OUT_NORM, "out_norm", "post_mlp_layernorm.weight", "Norm weight of the output [H]."),
+    NAME(MB_ROLE_POST_NORM, "expert_post_norm", "mlp.experts.post_expert_norm.weight", "Norm weight of each expert's output [H]."),
+    NAME(MB_ROLE_TOKEN_TABLE, "token_table", "mlp.gate.tid2eid", "Experts by token id [vocabulary, k], integers."),
+    NAME(MB_ROLE_ROUTER_SECOND, "router_weight_second", "mlp.gate.weight_1", "Router of token types other than 0 [E, H]."),
+    NAME(MB_ROLE_LEARNED_SCALE, "learned_scale", "mlp.gate.global_scale", "Factor on all weights [1]."),
+    NAME(MB_ROLE_STATE_DOWN, "state_down", "mlp.gate.down_proj.weight", "The router's network: its input [D, H]."),
+    NAME(MB_ROLE_STATE_DOWN_BIAS, "state_down_bias", "mlp.gate.down_proj.bias", "Bias [D]."),
+    NAME(MB_ROLE_STATE_SCALE, "state_scale", "mlp.gate.router_states_scale", "Factor on the state before [D]."),
+    NAME(MB_ROLE_STATE_NORM, "state_norm", "mlp.gate.router_mlp.norm.weight", "Norm weight [D]."),
+    NAME(MB_ROLE_STATE_FC1, "state_fc1", "mlp.gate.router_mlp.fc1.weight", "First layer [D, D]."),
+    NAME(MB_ROLE_STATE_FC1_BIAS, "state_fc1_bias", "mlp.gate.router_mlp.fc1.bias", "Bias [D]."),
+    NAME(MB_ROLE_STATE_FC2, "state_fc2", "mlp.gate.router_mlp.fc2.weight", "Second layer [D, D]."),
+    NAME(MB_ROLE_STATE_FC2_BIAS, "state_fc2_bias", "mlp.gate.router_mlp.fc2.bias", "Bias [D]."),
+    NAME(MB_ROLE_SECOND_GATE, "second_gate", "mlp.experts.{expert}.gate_proj.weight", "Gate projection of the second bank."),
+    NAME(MB_ROLE_SECOND_UP, "second_up", "mlp.experts.{expert}.up_proj.weight", "Up projection of the second bank."),
+    NAME(MB_ROLE_SECOND_GATE_UP, "second_gate_up", "mlp.shared_experts.gate_up_proj", "Both in one."),
+    NAME(MB_ROLE_SECOND_DOWN, "second_down", "mlp.experts.{expert}.down_proj.weight", "Down projection of the second bank."),
 
     IGNORED("memory_config", "Placed tensors in the memories of the original hardware.", "memory_configs",
             "output_memory_config", "router.config.memory_config", "router.config.output_memory_config",
@@ -399,4 +464,9 @@ void mb_config_mark(moeblock_config *config, const void *field, enum mb_origin o
 {
     const int row = mb_schema_row_of(config, field);
     if (row >= 0) config->given[row] = (uint8_t)origin;
+}
+
+enum mb_origin mb_config_origin(const moeblock_config *config, const void *field)
+{
+    return (enum mb_origin)config->given[mb_schema_row_of(config, field)];
 }

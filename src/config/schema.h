@@ -44,5 +44,7 @@ int mb_schema_find(const char *path);
 int mb_schema_row_of(const moeblock_config *config, const void *field);
 // Records where the value at `field` comes from. Everything that fills a description by hand calls it.
 void mb_config_mark(moeblock_config *config, const void *field, enum mb_origin origin);
+// Where the value at `field` comes from.
+enum mb_origin mb_config_origin(const moeblock_config *config, const void *field);
 
 #endif

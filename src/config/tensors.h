@@ -39,7 +39,23 @@ enum mb_role {
     MB_ROLE_LATENT_OUT_NORM, // [L]
     MB_ROLE_MIX_COEFFICIENT, // mix_coefficient [2, H]
     MB_ROLE_MIX_COEFFICIENT_BIAS,
-    MB_ROLE_OUT_NORM, // out_norm [H]
+    MB_ROLE_OUT_NORM,      // out_norm [H]
+    MB_ROLE_POST_NORM,     // expert_post_norm [H] (or [L])
+    MB_ROLE_TOKEN_TABLE,   // token_table [vocabulary, k], integers
+    MB_ROLE_ROUTER_SECOND, // router_weight_second: of tokens whose type is not 0
+    MB_ROLE_LEARNED_SCALE, // learned_scale [1]
+    MB_ROLE_STATE_DOWN,    // the network of mlp_state, D wide: [D, H]
+    MB_ROLE_STATE_DOWN_BIAS,
+    MB_ROLE_STATE_SCALE, // [D]
+    MB_ROLE_STATE_NORM,  // [D]
+    MB_ROLE_STATE_FC1,   // [D, D]
+    MB_ROLE_STATE_FC1_BIAS,
+    MB_ROLE_STATE_FC2,
+    MB_ROLE_STATE_FC2_BIAS,
+    MB_ROLE_SECOND_GATE, // of the second bank; mb_second_bank puts them in the places of gate, up, ...
+    MB_ROLE_SECOND_UP,
+    MB_ROLE_SECOND_GATE_UP,
+    MB_ROLE_SECOND_DOWN,
     MB_ROLES
 };
 
@@ -47,6 +63,8 @@ enum mb_role {
 const char *mb_role_key(enum mb_role role);
 // Whether the description calls for this tensor.
 bool mb_role_wanted(const moeblock_config *config, enum mb_role role);
+// Whether its name pattern counts: wanted, by either bank of experts.
+bool mb_role_named(const moeblock_config *config, enum mb_role role);
 // Full name in the checkpoint, for a layer and an expert (ignored where the pattern has no {expert}).
 void mb_role_name(const moeblock_config *config, enum mb_role role, int64_t layer, int64_t expert, char out[256]);
 
@@ -68,6 +86,10 @@ enum mb_projection {
     MB_PROJ_LATENT_DOWN,
     MB_PROJ_LATENT_UP,
     MB_PROJ_MIX_COEFFICIENT,
+    MB_PROJ_ROUTER_SECOND,
+    MB_PROJ_STATE_DOWN,
+    MB_PROJ_STATE_FC1,
+    MB_PROJ_STATE_FC2,
     MB_PROJECTIONS
 };
 
@@ -85,9 +107,15 @@ moeblock_status mb_projection_bias(const moeblock_config *config, moeblock_weigh
                                    enum mb_projection projection, int64_t layer, int64_t expert, int64_t count,
                                    float *out, moeblock_error *error);
 
-// A float vector such as the selection bias, whatever its leading dimensions of 1; `count` values expected.
+// A float vector such as the selection bias, whatever its leading dimensions of 1; `count` values expected. The
+// selection bias of two banks is [2, E], both rows of it.
 moeblock_status mb_role_floats(const moeblock_config *config, moeblock_weights *weights, enum mb_role role,
                                int64_t layer, int64_t count, float *out, moeblock_error *error);
+
+// The table from token ids to experts, [router.table_size][k] ids in ascending order; INVALID_FILE for a row that does
+// not hold k different experts.
+moeblock_status mb_token_table(const moeblock_config *config, moeblock_weights *weights, int64_t layer, int32_t *out,
+                               moeblock_error *error);
 
 // The i-th tensor (i from 0) that a checkpoint of this description holds in `format` (a row of mb_format_table) for one
 // layer: routed experts and shared expert in the format, the rest bf16 (f32 in f32, f16 in f16; the selection bias

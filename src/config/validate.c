@@ -108,6 +108,59 @@ static moeblock_status check_groups(const struct mb_reader *reader, moeblock_err
     return MOEBLOCK_OK;
 }
 
+// What the named operators ask of the other keys.
+static moeblock_status check_operator(const struct mb_reader *reader, moeblock_error *error)
+{
+    const moeblock_config *c = reader->config;
+    const char *type = c->router.type;
+    const struct mb_second_config *second = &c->second;
+    const bool groups = c->router.groups != MB_GROUPS_NONE, table = c->router.ids == MB_IDS_TOKEN_TABLE;
+    const bool banks = !strcmp(type, "token_type") || !strcmp(type, "joint") || !strcmp(type, "adjugate");
+    const bool keys = !strcmp(type, "product_keys"), mixer = !strcmp(type, "sparsemixer"),
+               joint = !strcmp(type, "joint");
+    if (mixer && c->num_experts_per_tok != 2)
+        FAIL_AT(c->num_experts_per_tok,
+                "model.num_experts_per_tok is %" PRId64 ", expected 2: router.type "
+                "\"sparsemixer\" makes two picks",
+                c->num_experts_per_tok);
+    if ((mixer || keys || joint) && (groups || table || c->router.null_experts))
+        FAIL_AT(c->router.type,
+                "router.type is \"%s\", which knows no groups, no table of token ids and no null experts; "
+                "leave router.config.%s out",
+                type,
+                groups  ? "groups"
+                : table ? "ids"
+                        : "null_experts");
+    if (banks && !second->count)
+        FAIL_AT(c->router.type, "router.type is \"%s\" but experts.second.count is 0; give the size of the second bank",
+                type);
+    if (!second->count) return MOEBLOCK_OK;
+    if (c->router.null_experts)
+        FAIL_AT(c->router.null_experts,
+                "router.config.null_experts is %" PRId64 " but experts.second.count is %" PRId64 "; keep one",
+                c->router.null_experts, second->count);
+    if (mb_router_is_builtin(type) && !banks)
+        FAIL_AT(c->second.count,
+                "experts.second.count is %" PRId64 " but router.type \"%s\" never chooses them; expected "
+                "token_type, joint or adjugate",
+                second->count, type);
+    if (!strcmp(type, "token_type") && second->count != c->num_experts)
+        FAIL_AT(c->second.count,
+                "experts.second.count is %" PRId64 ", expected %" PRId64 " (model.num_experts): either bank "
+                "of router.type \"token_type\" has its own router of that size",
+                second->count, c->num_experts);
+    if (!strcmp(type, "adjugate") && c->num_experts % second->count)
+        FAIL_AT(c->second.count,
+                "experts.second.count is %" PRId64 ", which does not divide model.num_experts (%" PRId64 ")",
+                second->count, c->num_experts);
+    if (c->second.intermediate_size > c->routed.intermediate_size)
+        FAIL_AT(c->second.intermediate_size,
+                "experts.second.intermediate_size is %" PRId64 ", expected at most %" PRId64
+                ", the width of the first bank",
+                c->second.intermediate_size, c->routed.intermediate_size);
+    return MOEBLOCK_OK;
+}
+
 static moeblock_status check_router(const struct mb_reader *reader, moeblock_error *error)
 {
     const moeblock_config *c = reader->config;
@@ -125,6 +178,7 @@ static moeblock_status check_router(const struct mb_reader *reader, moeblock_err
         FAIL_AT(c->router.selection_bias_subtract_mean,
                 "router.config.selection_bias_subtract_mean is true but router.config.score_correction_bias is false; "
                 "there is no bias to subtract from");
+    MB_TRY(check_operator(reader, error));
     return check_groups(reader, error);
 }
 
@@ -155,6 +209,12 @@ static moeblock_status check_experts(const struct mb_reader *reader, moeblock_er
     if (c->routed_enabled && mb_expert_is_builtin(c->expert_type) && !c->routed.intermediate_size)
         FAIL_AT(c->routed.intermediate_size, "experts.distributed.intermediate_size is 0, expected 1 or more unless "
                                              "experts.type names a registered kind");
+    if (c->post_norm && c->second.count)
+        FAIL_AT(c->post_norm, "experts.post_norm is true and experts.second.count is %" PRId64 "; keep one",
+                c->second.count);
+    if (c->second.count && c->routed.bias)
+        FAIL_AT(c->routed.bias,
+                "experts.distributed.bias is true but the second bank of experts has no biases; keep one");
     if (c->routed_enabled) MB_TRY(check_ffn(reader, &c->routed, "experts.distributed", error));
     if (c->shared_enabled) MB_TRY(check_ffn(reader, &c->shared, "experts.shared", error));
     if (!c->latent_size && (c->latent_bias || c->latent_in_norm || c->latent_out_norm))
@@ -181,7 +241,7 @@ static moeblock_status check_pattern(const struct mb_reader *reader, enum mb_rol
 {
     const moeblock_config *c = reader->config;
     const char *pattern = c->tensor[role];
-    const bool routed = role >= MB_ROLE_GATE && role <= MB_ROLE_DOWN_BIAS;
+    const bool routed = (role >= MB_ROLE_GATE && role <= MB_ROLE_DOWN_BIAS) || role >= MB_ROLE_SECOND_GATE;
     const bool wants = routed && c->layout == MB_LAYOUT_PER_EXPERT, has = strstr(pattern, "{expert}") != NULL;
     for (const char *open = strpbrk(pattern, "{}"); open; open = strpbrk(open, "{}")) {
         const size_t length = !strncmp(open, "{layer}", 7) ? 7 : !strncmp(open, "{expert}", 8) ? 8 : 0;
@@ -192,7 +252,9 @@ static moeblock_status check_pattern(const struct mb_reader *reader, enum mb_rol
     }
     if (has && !wants)
         FAIL_AT(c->tensor[role], "weights.names.%s is \"%s\", expected no {expert}%s", mb_role_key(role), pattern,
-                routed ? " because weights.layout is \"stacked\"" : ": there is one such tensor");
+                !routed                          ? ": there is one such tensor"
+                : c->layout == MB_LAYOUT_STACKED ? " because weights.layout is \"stacked\""
+                                                 : " because weights.layout is \"flattened\"");
     if (wants && !has)
         FAIL_AT(c->tensor[role],
                 "weights.names.%s is \"%s\", expected an {expert} in it because weights.layout is "
@@ -216,7 +278,7 @@ static moeblock_status check_weights(const struct mb_reader *reader, moeblock_er
         FAIL_AT(c->shared_gate_up, "weights.shared_gate_up joins gate and up but experts.shared.%s",
                 c->shared.gated ? "bias is true, which needs them separate" : "gated is false");
     for (int role = 0; role < MB_ROLES; role++)
-        if (mb_role_wanted(c, (enum mb_role)role)) MB_TRY(check_pattern(reader, (enum mb_role)role, error));
+        if (mb_role_named(c, (enum mb_role)role)) MB_TRY(check_pattern(reader, (enum mb_role)role, error));
     return MOEBLOCK_OK;
 }
 

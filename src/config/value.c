@@ -199,7 +199,7 @@ bool mb_value_matters(const moeblock_config *config, int row)
     const size_t patterns = offsetof(moeblock_config, tensor);
     if (schema->type == MB_TYPE_IGNORED || schema->folded || config->given[row] == MB_FROM_NOWHERE) return false;
     if (schema->offset >= patterns && schema->offset < patterns + sizeof config->tensor)
-        return mb_role_wanted(config, (enum mb_role)((schema->offset - patterns) / MB_TEXT));
+        return mb_role_named(config, (enum mb_role)((schema->offset - patterns) / MB_TEXT));
     if (schema->type == MB_TYPE_TEXT && !*(const char *)const_field(config, row) && !schema->fallback) return false;
     return !schema->matters || schema->matters(config);
 }

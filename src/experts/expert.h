@@ -14,6 +14,8 @@ extern const struct mb_registered mb_expert_shared;
 // Fixes the sizes of a created built-in object as a load of `format` would, without tensors: it tells packed_bytes and
 // scratch_bytes and can do nothing else.
 void mb_ffn_size(void *self, enum mb_format format);
+// Around the first: "banked", two banks of them, and "post_normed", a norm of each one's output.
+extern const moeblock_expert_class mb_expert_banked, mb_expert_post_normed;
 
 // Registers the built-in kinds. Called once per context.
 moeblock_status mb_experts_register(moeblock_context *context, moeblock_error *error);

@@ -433,7 +433,7 @@ static moeblock_status outer(const void *object, const moeblock_expert_call *cal
         .n0 = call->c0 - self->build.h0,
         .n1 = call->c1 - self->build.h0,
         .bias = bias_of(self, call->expert, self->projections[self->projection_count - 1].bias),
-        .round = bf16,
+        .round = bf16 && !self->unrounded,
         .out = call->out,
         .out_stride = call->out_stride,
         .scratch = call->scratch,

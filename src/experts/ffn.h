@@ -38,6 +38,7 @@ struct ffn {
     size_t stage_bytes;          // staging of any piece
     void *_Atomic spare[SPARES]; // staging between two items, so that its pages stay warm; gone after the last item
     _Atomic int64_t unpacked;    // items to go
+    bool unrounded;              // outer leaves BF16 compute's rounding to its caller
     bool paired;                 // gate and up lie together in one tensor: read once, packed together
     struct mb_packing inner, outer;
     size_t inner_bytes, expert_bytes; // of one expert: inner part, both parts

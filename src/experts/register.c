@@ -9,8 +9,15 @@ const struct mb_registered mb_expert_shared = {.name = "shared", .class_copy = &
 
 moeblock_status mb_experts_register(moeblock_context *context, moeblock_error *error)
 {
-    static const char *const names[] = {"distributed", "throughput"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        MB_TRY(mb_register(context, MB_EXPERT_KIND, names[i], &mb_expert_ffn, sizeof mb_expert_ffn, NULL, error));
+    static const struct {
+        const char *name;
+        const moeblock_expert_class *expert;
+    } kinds[] = {{"distributed", &mb_expert_ffn},
+                 {"throughput", &mb_expert_ffn},
+                 {"banked", &mb_expert_banked},
+                 {"post_normed", &mb_expert_post_normed}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        MB_TRY(
+            mb_register(context, MB_EXPERT_KIND, kinds[i].name, kinds[i].expert, sizeof *kinds[i].expert, NULL, error));
     return MOEBLOCK_OK;
 }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The router pipeline (moe-families section 3.1): input -> linear -> logits -> score -> selection bias -> groups ->
-// top k -> post -> normalise -> scale. This file owns the tensors and walks the chain; primitives.h has the links.
+// top k -> post -> normalise -> scale. This file owns the tensors and walks the chain; primitives.h has the links, and
+// the named operators use the parts of it that their formulas share (pipeline.h).
 // Null experts are further classes behind the routed experts (ids from `experts` on).
+#include "routers/pipeline.h"
+
 #include <inttypes.h>
 #include <string.h>
 
@@ -9,34 +12,17 @@
 #include "base/context.h"
 #include "base/fpmode.h"
 #include "base/status.h"
-#include "config/tensors.h"
-#include "routers/primitives.h"
-#include "routers/router.h"
+#include "config/roles.h"
 
 enum {
-    PLAIN_TILE = 64,   // rows that one product takes: pointers to the caller's rows only
-    CHANGED_TILE = 16, // the same where rows are normalised into scratch first
-    PIECE_BYTES = 8 << 20
-};
-
-struct pipeline {
-    const moeblock_context *context;
-    const moeblock_config *config;
-    int64_t hidden, experts, classes, k;
-    struct mb_packing packing;
-    void *packed;
-    moeblock_dtype rounds; // logits and weights to this type; NONE: they stay float32
-    float *vectors;        // one allocation that holds the four below; each NULL when the description has none
-    float *linear_bias;    // [classes]
-    float *selection_bias; // [classes]
-    float *input_scale;    // [hidden]
-    float *factors;        // [classes]; 1 for null experts
+    PLAIN_TILE = 64,  // rows that one product takes: pointers to the caller's rows only
+    CHANGED_TILE = 16 // the same where rows are normalised into scratch first
 };
 
 // --- create ---------------------------------------------------------------------------------------------------------
 
 // The relations that choosing relies on: k ids can be found whatever the scores are.
-static moeblock_status check_counts(const struct pipeline *self, moeblock_error *error)
+static moeblock_status check_counts(const struct mb_pipeline *self, moeblock_error *error)
 {
     const struct mb_router_config *router = &self->config->router;
     if (self->k < 1 || self->k > self->classes)
@@ -65,105 +51,78 @@ static moeblock_status check_counts(const struct pipeline *self, moeblock_error 
     return MOEBLOCK_OK;
 }
 
-static moeblock_status create(void *user, const moeblock_router_build *build, void **out, moeblock_error *error)
+moeblock_status mb_pipeline_init(struct mb_pipeline *self, const moeblock_router_build *build, moeblock_error *error)
 {
-    (void)user;
-    const struct pipeline made = {
+    *self = (struct mb_pipeline){
         .context = build->context,
         .config = build->config,
         .hidden = build->hidden,
         .experts = build->experts,
         .classes = build->experts + build->config->router.null_experts,
         .k = build->top_k,
+        .slots = build->slots,
+        .projection = MB_PROJ_ROUTER,
         // Until a load tells the stored format: what scratch_bytes goes by where sizes are asked for without one.
-        .packing = {.format = MB_PACKED_BF16,
-                    .parts = 1,
-                    .n = build->experts + build->config->router.null_experts,
-                    .k = build->hidden},
+        .linear = {.context = build->context,
+                   .packing = {.format = MB_PACKED_BF16,
+                               .parts = 1,
+                               .n = mb_extent(build->config, MB_EXTENT_LOGITS),
+                               .k = mb_extent(build->config, MB_EXTENT_ROUTER_INPUT)}},
     };
+    return check_counts(self, error);
+}
+
+moeblock_status mb_router_new(const moeblock_router_build *build, size_t bytes, void **out, moeblock_error *error)
+{
+    struct mb_pipeline made;
     *out = NULL;
-    MB_TRY(check_counts(&made, error));
-    struct pipeline *self = mb_alloc(&build->context->allocator, sizeof *self);
+    MB_TRY(mb_pipeline_init(&made, build, error));
+    struct mb_pipeline *self = mb_alloc_zero(&build->context->allocator, bytes);
     if (!self) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "making the router: no memory");
     *self = made;
     *out = self;
     return MOEBLOCK_OK;
 }
 
-static void destroy(void *object)
+moeblock_status mb_pipeline_create(void *user, const moeblock_router_build *build, void **out, moeblock_error *error)
 {
-    struct pipeline *self = object;
+    (void)user;
+    return mb_router_new(build, sizeof(struct mb_pipeline), out, error);
+}
+
+void mb_pipeline_free(struct mb_pipeline *self)
+{
+    mb_router_linear_free(&self->linear);
+    mb_free(&self->context->allocator, self->vectors);
+    mb_free(&self->context->allocator, self->table);
+}
+
+void mb_pipeline_destroy(void *object)
+{
+    struct mb_pipeline *self = object;
     if (!self) return;
     const moeblock_allocator *allocator = &self->context->allocator;
-    mb_free(allocator, self->packed);
-    mb_free(allocator, self->vectors);
+    mb_pipeline_free(self);
     mb_free(allocator, self);
 }
 
 // --- tensors --------------------------------------------------------------------------------------------------------
 
-static int need(const void *object, int64_t layer, int i, moeblock_tensor_need *out)
+// Every tensor of the router's, whichever operator it is.
+int mb_pipeline_need(const void *object, int64_t layer, int i, moeblock_tensor_need *out)
 {
-    static const enum mb_role roles[] = {MB_ROLE_ROUTER, MB_ROLE_ROUTER_BIAS, MB_ROLE_SELECTION_BIAS,
-                                         MB_ROLE_INPUT_SCALE, MB_ROLE_PER_EXPERT_SCALE};
-    const struct pipeline *self = object;
-    const int64_t lengths[] = {0, self->classes, self->classes, self->hidden, self->experts};
-    for (size_t r = 0; r < sizeof roles / sizeof *roles; r++) {
-        if (!mb_role_wanted(self->config, roles[r]) || i-- > 0) continue;
-        *out = (moeblock_tensor_need){.dtype = MOEBLOCK_F32, .rank = 1, .dims = {lengths[r]}};
-        if (roles[r] == MB_ROLE_ROUTER) {
-            const bool transposed = self->config->router.transposed;
-            out->dtype = MOEBLOCK_DTYPE_NONE;
-            out->rank = 2;
-            out->dims[0] = transposed ? self->hidden : self->classes;
-            out->dims[1] = transposed ? self->classes : self->hidden;
-        }
-        mb_role_name(self->config, roles[r], layer, 0, out->name);
+    const struct mb_pipeline *self = object;
+    for (int r = 0; r < MB_ROLES; r++) {
+        const enum mb_role role = (enum mb_role)r;
+        if (mb_roles[role].owner != MB_OWNER_ROUTER || !mb_role_wanted(self->config, role) || i-- > 0) continue;
+        *out = (moeblock_tensor_need){.dtype = mb_roles[role].columns == MB_EXTENT_NONE ? MOEBLOCK_F32
+                                               : role == MB_ROLE_TOKEN_TABLE            ? MOEBLOCK_I64
+                                                                                        : MOEBLOCK_DTYPE_NONE};
+        out->rank = mb_role_dims(self->config, role, MB_FORMAT_BF16, false, out->dims);
+        mb_role_name(self->config, role, layer, 0, out->name);
         return 1;
     }
     return 0;
-}
-
-// Packs the weight in its stored number format, some rows at a time.
-static moeblock_status pack_pieces(struct pipeline *self, moeblock_weights *weights, const struct mb_matrix *matrix,
-                                   moeblock_error *error)
-{
-    const struct mb_kernels *kernels = self->context->kernels;
-    const int64_t count = mb_matrix_pieces(matrix, &self->packing, kernels->granule, PIECE_BYTES);
-    int64_t n0, n1, k0, k1;
-    size_t staging_bytes = 0;
-    for (int64_t i = 0; i < count; i++) {
-        mb_matrix_piece(matrix, &self->packing, kernels->granule, PIECE_BYTES, i, &n0, &n1, &k0, &k1);
-        const size_t bytes = mb_stage_bytes(matrix, n0, n1, k0, k1);
-        if (bytes > staging_bytes) staging_bytes = bytes;
-    }
-    void *staging = mb_alloc(&self->context->allocator, staging_bytes);
-    if (!staging)
-        return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the router: no memory for %zu bytes", staging_bytes);
-    const struct mb_target target = {.kernels = kernels, .packing = &self->packing, .packed = self->packed};
-    moeblock_status status = MOEBLOCK_OK;
-    for (int64_t i = 0; i < count && status == MOEBLOCK_OK; i++) {
-        mb_matrix_piece(matrix, &self->packing, kernels->granule, PIECE_BYTES, i, &n0, &n1, &k0, &k1);
-        status = mb_matrix_pack(weights, matrix, &target, n0, n1, k0, k1, staging, error);
-    }
-    mb_free(&self->context->allocator, staging);
-    return status;
-}
-
-static moeblock_status load_matrix(struct pipeline *self, moeblock_weights *weights, int64_t layer,
-                                   moeblock_error *error)
-{
-    struct mb_matrix matrix;
-    MB_TRY(mb_projection_find(self->config, weights, MB_PROJ_ROUTER, layer, 0, &matrix, error));
-    const struct mb_format_info *format = &mb_format_table[matrix.format];
-    if (self->config->router.precision == MB_PRECISION_MODEL) self->rounds = matrix.codes.dtype;
-    self->packing = (struct mb_packing){
-        .format = format->packed, .parts = 1, .n = self->classes, .k = self->hidden, .group = format->column_tile};
-    const size_t bytes = self->context->kernels->packed_bytes(&self->packing);
-    self->packed = mb_alloc_zero(&self->context->allocator, bytes);
-    if (!self->packed)
-        return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the router: no memory for %zu bytes", bytes);
-    return pack_pieces(self, weights, &matrix, error);
 }
 
 // sarvam: the bias is stored with a common part, which counts where dropped groups are filled with 0.
@@ -177,52 +136,55 @@ static void subtract_mean(float *values, int64_t n)
     mb_flush_end(mode);
 }
 
-static moeblock_status load_vectors(struct pipeline *self, moeblock_weights *weights, int64_t layer,
+static moeblock_status load_vectors(struct mb_pipeline *self, moeblock_weights *weights, int64_t layer,
                                     moeblock_error *error)
 {
     const moeblock_config *config = self->config;
     const struct mb_router_config *router = &config->router;
-    const size_t floats = (size_t)(3 * self->classes + self->hidden);
+    const int64_t biases = mb_extent(config, MB_EXTENT_CHOICES); // of both banks where there are two routers
+    const size_t floats = (size_t)(biases + self->classes + self->hidden);
     self->vectors = mb_alloc(&self->context->allocator, floats * sizeof(float));
     if (!self->vectors) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the router: no memory for its vectors");
-    if (router->linear_bias) {
-        self->linear_bias = self->vectors;
-        MB_TRY(mb_role_floats(config, weights, MB_ROLE_ROUTER_BIAS, layer, self->classes, self->linear_bias, error));
-    }
     if (router->selection_bias) {
-        self->selection_bias = self->vectors + self->classes;
-        MB_TRY(
-            mb_role_floats(config, weights, MB_ROLE_SELECTION_BIAS, layer, self->classes, self->selection_bias, error));
+        const int64_t bank = self->projection == MB_PROJ_ROUTER_SECOND;
+        MB_TRY(mb_role_floats(config, weights, MB_ROLE_SELECTION_BIAS, layer, biases, self->vectors, error));
+        self->selection_bias = self->vectors + bank * self->classes;
         if (router->selection_bias_subtract_mean) subtract_mean(self->selection_bias, self->classes);
     }
     if (router->per_expert_scale) {
-        self->factors = self->vectors + 2 * self->classes;
+        self->factors = self->vectors + biases;
         MB_TRY(mb_role_floats(config, weights, MB_ROLE_PER_EXPERT_SCALE, layer, self->experts, self->factors, error));
         for (int64_t i = self->experts; i < self->classes; i++) self->factors[i] = 1.0f;
     }
     if (router->input_scale_vector) {
-        self->input_scale = self->vectors + 3 * self->classes;
+        self->input_scale = self->vectors + biases + self->classes;
         MB_TRY(mb_role_floats(config, weights, MB_ROLE_INPUT_SCALE, layer, self->hidden, self->input_scale, error));
     }
     return MOEBLOCK_OK;
 }
 
-static moeblock_status load(void *object, moeblock_weights *weights, int64_t layer, moeblock_error *error)
+static moeblock_status load_table(struct mb_pipeline *self, moeblock_weights *weights, int64_t layer,
+                                  moeblock_error *error)
 {
-    struct pipeline *self = object;
-    MB_TRY(load_matrix(self, weights, layer, error));
-    return load_vectors(self, weights, layer, error);
+    if (self->config->router.ids != MB_IDS_TOKEN_TABLE) return MOEBLOCK_OK;
+    const size_t bytes = (size_t)(self->config->router.table_size * self->k) * sizeof *self->table;
+    self->table = mb_alloc(&self->context->allocator, bytes);
+    if (!self->table)
+        return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the router: no memory for a table of %zu bytes", bytes);
+    return mb_token_table(self->config, weights, layer, self->table, error);
+}
+
+moeblock_status mb_pipeline_load(void *object, moeblock_weights *weights, int64_t layer, moeblock_error *error)
+{
+    struct mb_pipeline *self = object;
+    MB_TRY(mb_router_linear_load(&self->linear, self->context, self->config, weights, self->projection, layer,
+                                 self->config->router.linear_bias, error));
+    if (self->config->router.precision == MB_PRECISION_MODEL) self->rounds = self->linear.stored;
+    MB_TRY(load_vectors(self, weights, layer, error));
+    return load_table(self, weights, layer, error);
 }
 
 // --- scratch --------------------------------------------------------------------------------------------------------
-
-// Takes `count` elements of `size` bytes from the running offset; with a NULL base only the offset moves.
-static void *carve(void *base, size_t *offset, int64_t count, size_t size)
-{
-    void *memory = base ? (char *)base + *offset : NULL;
-    *offset += mb_round_up((size_t)count * size, 64);
-    return memory;
-}
 
 struct logits_scratch {
     int64_t tile;      // rows a product takes
@@ -231,61 +193,54 @@ struct logits_scratch {
     void *kernel;
 };
 
-static size_t place_logits(const struct pipeline *self, void *base, struct logits_scratch *out)
+static size_t place_logits(const struct mb_pipeline *self, void *base, struct logits_scratch *out)
 {
     const bool changes = mb_router_input_changes(&self->config->router);
     const int64_t tile = changes ? CHANGED_TILE : PLAIN_TILE;
     size_t offset = 0;
     out->tile = tile;
-    out->rows = carve(base, &offset, tile, sizeof *out->rows);
-    out->changed = carve(base, &offset, changes ? tile * self->hidden : 0, sizeof *out->changed);
-    const size_t kernel_bytes = self->context->kernels->scratch_bytes(&self->packing, tile);
-    out->kernel = carve(base, &offset, 1, kernel_bytes);
+    out->rows = mb_carve(base, &offset, tile, sizeof *out->rows);
+    out->changed = mb_carve(base, &offset, changes ? tile * self->hidden : 0, sizeof *out->changed);
+    out->kernel = mb_carve(base, &offset, 1, mb_router_linear_scratch(&self->linear, tile));
     return offset;
 }
 
-struct select_scratch {
-    float *scores;   // [classes]
-    float *choice;   // [classes]
-    float *weights;  // [k], by ascending id
-    int32_t *chosen; // [k], ascending
-    int32_t *order;  // [k]: slots, best weight first
-    struct mb_choose_scratch choose;
-};
-
-static size_t place_select(const struct pipeline *self, void *base, struct select_scratch *out)
+size_t mb_pipeline_place(const struct mb_pipeline *self, void *base, struct mb_select_scratch *out)
 {
     const int64_t classes = self->classes, groups = self->config->router.n_group;
     size_t offset = 0;
-    out->scores = carve(base, &offset, classes, sizeof *out->scores);
-    out->choice = carve(base, &offset, classes, sizeof *out->choice);
-    out->weights = carve(base, &offset, self->k, sizeof *out->weights);
-    out->chosen = carve(base, &offset, self->k, sizeof *out->chosen);
-    out->order = carve(base, &offset, self->k, sizeof *out->order);
-    out->choose.values = carve(base, &offset, classes, sizeof *out->choose.values);
-    out->choose.candidates = carve(base, &offset, classes, sizeof *out->choose.candidates);
-    out->choose.group_scores = carve(base, &offset, groups, sizeof *out->choose.group_scores);
-    out->choose.groups = carve(base, &offset, groups, sizeof *out->choose.groups);
-    out->choose.marks = carve(base, &offset, classes, sizeof *out->choose.marks);
+    out->scores = mb_carve(base, &offset, classes, sizeof *out->scores);
+    out->choice = mb_carve(base, &offset, classes, sizeof *out->choice);
+    out->weights = mb_carve(base, &offset, self->k, sizeof *out->weights);
+    out->chosen = mb_carve(base, &offset, self->k, sizeof *out->chosen);
+    out->order = mb_carve(base, &offset, self->k, sizeof *out->order);
+    out->choose.values = mb_carve(base, &offset, classes, sizeof *out->choose.values);
+    out->choose.candidates = mb_carve(base, &offset, classes, sizeof *out->choose.candidates);
+    out->choose.group_scores = mb_carve(base, &offset, groups, sizeof *out->choose.group_scores);
+    out->choose.groups = mb_carve(base, &offset, groups, sizeof *out->choose.groups);
+    out->choose.marks = mb_carve(base, &offset, classes, sizeof *out->choose.marks);
     return offset;
 }
 
-static size_t scratch_bytes(const void *object)
+size_t mb_pipeline_scratch_bytes(const void *object)
 {
     struct logits_scratch logits;
-    struct select_scratch select;
-    const size_t first = place_logits(object, NULL, &logits), second = place_select(object, NULL, &select);
+    struct mb_select_scratch select;
+    const size_t first = place_logits(object, NULL, &logits), second = mb_pipeline_place(object, NULL, &select);
     return first > second ? first : second;
 }
 
 // --- the chain ------------------------------------------------------------------------------------------------------
 
-static int64_t width(const void *object) { return ((const struct pipeline *)object)->classes; }
-
-static moeblock_status logits(const void *object, const moeblock_router_input *input, int64_t c0, int64_t c1,
-                              float *out, int64_t stride, moeblock_error *error)
+int64_t mb_pipeline_width(const void *object)
 {
-    const struct pipeline *self = object;
+    return mb_extent(((const struct mb_pipeline *)object)->config, MB_EXTENT_LOGITS);
+}
+
+moeblock_status mb_pipeline_logits(const void *object, const moeblock_router_input *input, int64_t c0, int64_t c1,
+                                   float *out, int64_t stride, moeblock_error *error)
+{
+    const struct mb_pipeline *self = object;
     const struct mb_router_config *router = &self->config->router;
     const bool from_aux = router->input == MB_INPUT_AUX, changes = mb_router_input_changes(router);
     const float *x = from_aux ? input->aux : input->x;
@@ -304,43 +259,18 @@ static moeblock_status logits(const void *object, const moeblock_router_input *i
             mb_router_input_row(router, scratch.rows[i], self->input_scale, self->hidden, row);
             scratch.rows[i] = row;
         }
-        const struct mb_project_call call = {
-            .separate = true,
-            .packing = &self->packing,
-            .packed = self->packed,
-            .rows = {scratch.rows, m, false},
-            .n0 = c0,
-            .n1 = c1,
-            .bias = self->linear_bias,
-            .out = out + t * stride + c0,
-            .out_stride = stride,
-            .scratch = scratch.kernel,
-        };
-        self->context->kernels->project(&call);
+        float *to = out + t * stride + c0;
+        mb_router_linear_apply(&self->linear, scratch.rows, m, c0, c1, to, stride, scratch.kernel);
         for (int64_t i = 0; i < m; i++) {
-            mb_router_round(self->rounds, call.out + i * stride, c1 - c0);
-            mb_router_logits(router, call.out + i * stride, c1 - c0);
+            mb_router_round(self->rounds, to + i * stride, c1 - c0);
+            mb_router_logits(router, to + i * stride, c1 - c0);
         }
     }
     return MOEBLOCK_OK;
 }
 
-// One token: `values` are its logits.
-static void select_row(const struct pipeline *self, const float *values, const struct select_scratch *scratch,
-                       int32_t *ids, float *weights)
+void mb_pipeline_publish(struct mb_select_scratch *scratch, int64_t k, int32_t *ids, float *weights)
 {
-    const struct mb_router_config *router = &self->config->router;
-    const int64_t classes = self->classes, k = self->k;
-    mb_router_score(router->score, values, classes, scratch->scores);
-    if (router->select_score == router->score)
-        memcpy(scratch->choice, scratch->scores, (size_t)classes * sizeof *scratch->choice);
-    else
-        mb_router_score(router->select_score, values, classes, scratch->choice);
-    if (self->selection_bias)
-        for (int64_t i = 0; i < classes; i++) scratch->choice[i] = scratch->choice[i] + self->selection_bias[i];
-    mb_router_choose(router, scratch->choice, classes, k, &scratch->choose, scratch->chosen);
-    mb_router_weigh(router, values, scratch->scores, self->factors, scratch->chosen, k, scratch->weights);
-    mb_router_round(self->rounds, scratch->weights, k);
     mb_top_k(scratch->weights, k, k, scratch->order);
     for (int64_t j = 0; j < k; j++) {
         ids[j] = scratch->chosen[scratch->order[j]];
@@ -348,26 +278,83 @@ static void select_row(const struct pipeline *self, const float *values, const s
     }
 }
 
-static moeblock_status select_rows(const void *object, const moeblock_router_input *input, const float *values,
+void mb_pipeline_choose(const struct mb_pipeline *self, const float *values, const int32_t *given,
+                        struct mb_select_scratch *scratch)
+{
+    const struct mb_router_config *router = &self->config->router;
+    const int64_t classes = self->classes, k = self->k;
+    mb_router_score(router->score, values, classes, scratch->scores);
+    if (given) {
+        memcpy(scratch->chosen, given, (size_t)k * sizeof *given);
+        return;
+    }
+    if (router->select_score == router->score)
+        memcpy(scratch->choice, scratch->scores, (size_t)classes * sizeof *scratch->choice);
+    else
+        mb_router_score(router->select_score, values, classes, scratch->choice);
+    if (self->selection_bias)
+        for (int64_t i = 0; i < classes; i++) scratch->choice[i] = scratch->choice[i] + self->selection_bias[i];
+    mb_router_choose(router, scratch->choice, classes, k, &scratch->choose, scratch->chosen);
+}
+
+void mb_pipeline_weigh(const struct mb_pipeline *self, const float *values, struct mb_select_scratch *scratch)
+{
+    const struct mb_router_config *router = &self->config->router;
+    mb_router_weigh(router, values, scratch->scores, self->factors, scratch->chosen, self->k, scratch->weights);
+    for (int64_t j = 0; router->null_experts && router->null_kind == MB_NULL_ZERO && j < self->k; j++)
+        if (scratch->chosen[j] >= self->experts) scratch->weights[j] = 0.0f; // it returns nothing
+    mb_router_round(self->rounds, scratch->weights, self->k);
+}
+
+void mb_pipeline_select_row(const struct mb_pipeline *self, const float *values, const int32_t *given,
+                            struct mb_select_scratch *scratch, int32_t *ids, float *weights)
+{
+    mb_pipeline_choose(self, values, given, scratch);
+    mb_pipeline_weigh(self, values, scratch);
+    mb_pipeline_publish(scratch, self->k, ids, weights);
+}
+
+moeblock_status mb_pipeline_given(const struct mb_pipeline *self, const moeblock_router_input *input, int64_t t,
+                                  const int32_t **given, moeblock_error *error)
+{
+    *given = NULL;
+    if (!self->table) return MOEBLOCK_OK;
+    if (!input->token_ids)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "routing: router.config.ids is \"token_table\" and the call has no token_ids; give one a token");
+    const int64_t id = input->token_ids[t], rows = self->config->router.table_size;
+    if (id < 0 || id >= rows)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "routing token %" PRId64 ": its token id is %" PRId64 ", expected 0 to %" PRId64
+                       " (router.config.table_size)",
+                       input->first + t, id, rows - 1);
+    *given = self->table + id * self->k;
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_pipeline_select(const void *object, const moeblock_router_input *input, const float *values,
                                    int64_t stride, int32_t *ids, float *weights, moeblock_error *error)
 {
-    (void)error;
-    const struct pipeline *self = object;
-    struct select_scratch scratch;
-    place_select(self, input->scratch, &scratch);
-    for (int64_t t = 0; t < input->tokens; t++)
-        select_row(self, values + t * stride, &scratch, ids + t * self->k, weights + t * self->k);
+    const struct mb_pipeline *self = object;
+    struct mb_select_scratch scratch;
+    mb_pipeline_place(self, input->scratch, &scratch);
+    for (int64_t t = 0; t < input->tokens; t++) {
+        const int32_t *given;
+        MB_TRY(mb_pipeline_given(self, input, t, &given, error));
+        mb_pipeline_select_row(self, values + t * stride, given, &scratch, ids + t * self->slots,
+                               weights + t * self->slots);
+    }
     return MOEBLOCK_OK;
 }
 
 const moeblock_router_class mb_router_pipeline = {
     .struct_size = sizeof(moeblock_router_class),
-    .create = create,
-    .destroy = destroy,
-    .need = need,
-    .load = load,
-    .width = width,
-    .scratch_bytes = scratch_bytes,
-    .logits = logits,
-    .select = select_rows,
+    .create = mb_pipeline_create,
+    .destroy = mb_pipeline_destroy,
+    .need = mb_pipeline_need,
+    .load = mb_pipeline_load,
+    .width = mb_pipeline_width,
+    .scratch_bytes = mb_pipeline_scratch_bytes,
+    .logits = mb_pipeline_logits,
+    .select = mb_pipeline_select,
 };

@@ -38,5 +38,8 @@ void mb_router_choose(const struct mb_router_config *config, const float *choice
 // NULL or [classes]).
 void mb_router_weigh(const struct mb_router_config *config, const float *logits, const float *scores,
                      const float *factors, const int32_t *ids, int64_t k, float *weights);
+// The same where logits[j] is already that of ids[j].
+void mb_router_weigh_kept(const struct mb_router_config *config, const float *logits, const float *factors,
+                          const int32_t *ids, int64_t k, float *weights);
 
 #endif

@@ -56,11 +56,10 @@ static void normalise(const struct mb_router_config *config, float *weights, int
     for (int64_t j = 0; j < k; j++) weights[j] = weights[j] / divisor;
 }
 
-void mb_router_weigh(const struct mb_router_config *config, const float *logits, const float *scores,
-                     const float *factors, const int32_t *ids, int64_t k, float *weights)
+// weights in place, from the score or logit of each.
+static void finish(const struct mb_router_config *config, const float *factors, const int32_t *ids, int64_t k,
+                   float *weights)
 {
-    const float *source = config->post == MB_POST_NONE ? scores : logits;
-    for (int64_t j = 0; j < k; j++) weights[j] = source[ids[j]];
     post(config->post, weights, k);
     normalise(config, weights, k);
     if (config->scale_on == MB_SCALE_WEIGHTS)
@@ -68,4 +67,19 @@ void mb_router_weigh(const struct mb_router_config *config, const float *logits,
     if (factors)
         for (int64_t j = 0; j < k; j++) weights[j] = weights[j] * factors[ids[j]];
     for (int64_t j = 0; j < k; j++) weights[j] = mb_one_nan(weights[j]);
+}
+
+void mb_router_weigh(const struct mb_router_config *config, const float *logits, const float *scores,
+                     const float *factors, const int32_t *ids, int64_t k, float *weights)
+{
+    const float *source = config->post == MB_POST_NONE ? scores : logits;
+    for (int64_t j = 0; j < k; j++) weights[j] = source[ids[j]];
+    finish(config, factors, ids, k, weights);
+}
+
+void mb_router_weigh_kept(const struct mb_router_config *config, const float *logits, const float *factors,
+                          const int32_t *ids, int64_t k, float *weights)
+{
+    for (int64_t j = 0; j < k; j++) weights[j] = logits[j];
+    finish(config, factors, ids, k, weights);
 }

@@ -43,6 +43,41 @@ static void read_array(const struct golden_case *golden, const char *name, bool 
     if (mb_npy_read(&mb_default_allocator, path, out, &error) != MOEBLOCK_OK) fail_msg("%s", error.message);
 }
 
+// The further inputs in the types of the library.
+static void take_inputs(struct golden_case *golden)
+{
+    struct mb_reference_input *in = &golden->inputs;
+    const int64_t ids = golden->token_ids.data ? golden->token_ids.count : 0;
+    *in = (struct mb_reference_input){
+        .x = golden->x.data, .aux = golden->aux.data, .router_state = golden->state_in.data};
+    golden->wide = calloc((size_t)(ids + golden->seq_lens.count + golden->token_types.count + 1), sizeof *golden->wide);
+    for (int64_t i = 0; i < ids; i++) golden->wide[i] = (int64_t)mb_npy_value(&golden->token_ids, i);
+    for (int64_t i = 0; i < golden->seq_lens.count; i++)
+        golden->wide[ids + i] = (int64_t)mb_npy_value(&golden->seq_lens, i);
+    int32_t *const types = (int32_t *)(golden->wide + ids + golden->seq_lens.count);
+    for (int64_t i = 0; i < golden->token_types.count; i++) types[i] = (int32_t)mb_npy_value(&golden->token_types, i);
+    if (ids) in->token_ids = golden->wide;
+    if (golden->seq_lens.data) in->seq_lens = golden->wide + ids;
+    in->n_seq = golden->seq_lens.count;
+    if (golden->token_types.data) in->token_types = types;
+}
+
+float *golden_state(const struct golden_case *golden)
+{
+    return golden->state.data ? calloc((size_t)golden->state.count, sizeof(float)) : NULL;
+}
+
+double golden_state_error(const struct golden_case *golden, const float *state)
+{
+    double difference = 0, size = 0;
+    for (int64_t i = 0; i < golden->state.count; i++) {
+        const double expected = ((const double *)golden->state.data)[i];
+        difference += ((double)state[i] - expected) * ((double)state[i] - expected);
+        size += expected * expected;
+    }
+    return sqrt(difference / size);
+}
+
 void golden_open(const char *name, struct golden_case *out)
 {
     *out = (struct golden_case){.layer = -1};
@@ -65,8 +100,7 @@ void golden_open(const char *name, struct golden_case *out)
     out->hidden = json_integer_value(json_object_get(root, "hidden"));
     out->k = json_integer_value(json_object_get(root, "k"));
     out->original_bf16 = json_number_value(json_object_get(root, "original_bf16_rel_rms"));
-    const json_t *inputs = json_object_get(root, "inputs");
-    out->other_inputs = inputs && json_object_size(inputs) > (json_object_get(inputs, "aux") != NULL);
+    out->bank = json_integer_value(json_object_get(json_object_get(root, "banks"), "experts"));
     json_decref(root);
     mb_free(&mb_default_allocator, text);
     read_array(out, "input.npy", true, &out->x);
@@ -74,11 +108,20 @@ void golden_open(const char *name, struct golden_case *out)
     read_array(out, "expected_ids.npy", true, &out->ids);
     read_array(out, "expected_weights.npy", true, &out->route_weights);
     read_array(out, "aux.npy", false, &out->aux);
+    read_array(out, "token_ids.npy", false, &out->token_ids);
+    read_array(out, "token_types.npy", false, &out->token_types);
+    read_array(out, "seq_lens.npy", false, &out->seq_lens);
+    read_array(out, "router_state_in.npy", false, &out->state_in);
+    read_array(out, "expected_router_state.npy", false, &out->state);
+    take_inputs(out);
 }
 
 void golden_close(struct golden_case *golden)
 {
-    struct mb_npy *arrays[] = {&golden->x, &golden->expected, &golden->ids, &golden->route_weights, &golden->aux};
+    struct mb_npy *arrays[] = {&golden->x,        &golden->expected,  &golden->ids,      &golden->route_weights,
+                               &golden->aux,      &golden->token_ids, &golden->seq_lens, &golden->token_types,
+                               &golden->state_in, &golden->state};
+    free(golden->wide);
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         if (arrays[i]->data) mb_npy_free(&mb_default_allocator, arrays[i]);
 }
@@ -126,8 +169,14 @@ moeblock_status golden_run(const struct golden_case *golden, const struct golden
         in.aux = in.x;
         in.aux.data = golden->aux.data;
     }
+    in.token_ids = golden->inputs.token_ids;
+    in.token_types = golden->inputs.token_types;
+    in.seq_lens = golden->inputs.seq_lens;
+    in.n_seq = golden->inputs.n_seq;
+    in.router_state = golden->inputs.router_state;
+    out->state = golden_state(golden);
     moeblock_forward_output result = {
-        .struct_size = sizeof result, .y = in.x, .ids = out->ids, .weights = out->weights};
+        .struct_size = sizeof result, .y = in.x, .ids = out->ids, .weights = out->weights, .router_state = out->state};
     result.y.data = out->y;
     const moeblock_status ran = moeblock_block_forward(out->block, out->workspace, &in, &result, error);
     if (ran != MOEBLOCK_OK) golden_run_free(golden, out);
@@ -144,6 +193,7 @@ void golden_run_free(const struct golden_case *golden, struct golden_run *run)
     free(run->y);
     free(run->ids);
     free(run->weights);
+    free(run->state);
     *run = (struct golden_run){.context = NULL};
 }
 
@@ -169,12 +219,17 @@ int64_t golden_router_difference(const struct golden_case *golden, const int32_t
     const int32_t *want_ids = golden->ids.data;
     const double *want = golden->route_weights.data;
     for (int64_t t = 0; t < golden->tokens; t++) {
+        int64_t weighted = 0; // slots that do something must be as many as expected
+        for (int64_t i = t * golden->k; i < (t + 1) * golden->k; i++) weighted += (weights[i] != 0) - (want[i] != 0);
+        if (weighted) return t;
         for (int64_t j = 0; j < golden->k; j++) {
             const int64_t at = t * golden->k + j;
             int64_t found = -1;
+            if (want[at] == 0) continue; // skipped or dropped: the id is free
             for (int64_t i = t * golden->k; i < (t + 1) * golden->k; i++)
-                if (ids[i] == want_ids[at]) found = i;
-            if (found < 0 || !(fabs((double)weights[found] - want[at]) <= 1e-5 * fabs(want[at]))) return t;
+                if ((golden->bank && ids[i] >= 0 ? ids[i] % golden->bank : ids[i]) == want_ids[at]) found = i;
+            if (found < 0 || weights[found] == 0 || !(fabs((double)weights[found] - want[at]) <= 1e-5 * fabs(want[at])))
+                return t;
         }
     }
     return -1;

@@ -4,14 +4,18 @@
 #define TESTS_SUPPORT_GOLDEN_H
 
 #include "moeblock/moeblock.h"
+#include "reference.h"
 #include "weights/npy.h"
 
 struct golden_case {
     char name[64], folder[512], family[64], weights[64];
     int64_t layer, tokens, hidden, k;
     double original_bf16;
-    struct mb_npy x, expected, ids, route_weights, aux; // aux.data NULL: none
-    bool other_inputs;                                  // needs token ids, token types, ... (not in this issue)
+    struct mb_npy x, expected, ids, route_weights;
+    struct mb_npy aux, token_ids, token_types, seq_lens, state_in, state; // data NULL: none; state is the expected one
+    struct mb_reference_input inputs;                                     // the same for the library, owned by the case
+    int64_t *wide;                                                        // holds token ids and lengths as int64
+    int64_t bank; // experts of a bank where there are several, else 0: ids are compared modulo it
 };
 
 // Names of all cases, sorted; returns how many.
@@ -29,6 +33,7 @@ struct golden_run {
     float *y;
     int32_t *ids;
     float *weights;
+    float *state; // NULL unless the case expects one
 };
 struct golden_settings {
     const char *level; // NULL: the best
@@ -47,6 +52,9 @@ void golden_run_free(const struct golden_case *golden, struct golden_run *run);
 double golden_error(const struct golden_case *golden, const float *y);
 // 1e-5 in f32; in bf16 the original framework's own error, at least 4e-3: what check.py allows.
 double golden_allowed(const struct golden_case *golden, moeblock_compute compute);
+// Room for the state that the case expects to be handed on; NULL when it expects none.
+float *golden_state(const struct golden_case *golden);
+double golden_state_error(const struct golden_case *golden, const float *state);
 // Row of the first difference between ids as sets or weights beyond 1e-5 relative; -1: none.
 int64_t golden_router_difference(const struct golden_case *golden, const int32_t *ids, const float *weights);
 

@@ -256,8 +256,8 @@ static void run_reference(moeblock_context *context, const moeblock_config *conf
     moeblock_weights *weights = NULL;
     moeblock_status status = moeblock_weights_from_tensors(context, tensors, n, &weights, &error);
     if (status == MOEBLOCK_OK)
-        status =
-            mb_reference(context, config, weights, 0, compute, x, aux, TOKENS, out->y, out->ids, out->weights, &error);
+        status = mb_reference(context, config, weights, 0, compute, &(struct mb_reference_input){.x = x, .aux = aux},
+                              TOKENS, out->y, out->ids, out->weights, &error);
     if (status != MOEBLOCK_OK) fail_msg("reference: %s", error.message);
     moeblock_weights_destroy(&weights);
 }

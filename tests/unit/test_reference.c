@@ -40,8 +40,8 @@ static moeblock_status run_golden(const struct golden_case *golden, moeblock_com
         status = mb_projection_find(config, weights, MB_PROJ_DOWN, golden->layer, 0, &down, error);
     if (status == MOEBLOCK_OK) {
         *f32 = compute == MOEBLOCK_COMPUTE_F32 || mb_format_table[down.format].f32_compute;
-        status = mb_reference(context, config, weights, golden->layer, compute, golden->x.data, golden->aux.data,
-                              golden->tokens, out->y, out->ids, out->weights, error);
+        status = mb_reference(context, config, weights, golden->layer, compute, &golden->inputs, golden->tokens, out->y,
+                              out->ids, out->weights, error);
     }
     moeblock_weights_destroy(&weights);
     moeblock_config_destroy(&config);
@@ -186,7 +186,8 @@ static float compute(moeblock_compute type, int64_t k, const char *in_router, co
     if (status == MOEBLOCK_OK)
         status = moeblock_weights_from_tensors(context, tensors, list_tensors(config, tensors), &weights, &error);
     if (status == MOEBLOCK_OK)
-        status = mb_reference(context, config, weights, 0, type, &x, NULL, 1, &y, NULL, NULL, &error);
+        status = mb_reference(context, config, weights, 0, type, &(struct mb_reference_input){.x = &x}, 1, &y, NULL,
+                              NULL, &error);
     if (status != MOEBLOCK_OK) fail_msg("%s", error.message);
     moeblock_weights_destroy(&weights);
     moeblock_config_destroy(&config);

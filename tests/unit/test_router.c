@@ -485,7 +485,8 @@ static struct subject open_subject(const char *type, const char *settings, int64
                                          .config_json = "{}",
                                          .hidden = HIDDEN,
                                          .experts = experts,
-                                         .top_k = k};
+                                         .top_k = k,
+                                         .slots = k};
     if (s.kind->create(registered->user, &build, &s.self, &error) != MOEBLOCK_OK) fail_msg("%s", error.message);
     s.width = s.kind->width(s.self);
     s.scratch = mb_alloc(&s.context->allocator, s.kind->scratch_bytes(s.self));
@@ -660,14 +661,14 @@ static void the_reference_agrees(void **state)
                                          .tokens = TOKENS,
                                          .hidden = HIDDEN,
                                          .classes = s.width,
-                                         .k = s.k};
+                                         .k = s.k,
+                                         .slots = s.k,
+                                         .input = &(struct mb_reference_input){.x = &x[0][0], .aux = &aux[0][0]}};
         const size_t slots = (size_t)(TOKENS * s.k);
         const uint64_t mode = mb_flush_begin();
         compute_logits(&s, &x[0][0], &aux[0][0], TOKENS, 0, s.width, logits);
         choose(&s, logits, TOKENS, ids, found);
-        assert_int_equal(
-            mb_reference_route(&reference, &x[0][0], &aux[0][0], sorted_ids, sorted, expected_ids, expected),
-            MOEBLOCK_OK);
+        assert_int_equal(mb_reference_route(&reference, sorted_ids, sorted, expected_ids, expected), MOEBLOCK_OK);
         mb_flush_end(mode);
         if (memcmp(ids, expected_ids, slots * sizeof *ids)) fail_msg("%s: other ids", cases[i].name);
         if (memcmp(found, expected, slots * sizeof *found)) fail_msg("%s: other weights", cases[i].name);
@@ -752,7 +753,8 @@ static void impossible_counts_are_refused(void **state)
                                              .config = s.config,
                                              .hidden = HIDDEN,
                                              .experts = EXPERTS,
-                                             .top_k = refused[i].k};
+                                             .top_k = refused[i].k,
+                                             .slots = refused[i].k};
         moeblock_error error = {MOEBLOCK_OK, ""};
         void *self = &error;
         assert_int_equal(s.kind->create(NULL, &build, &self, &error), MOEBLOCK_INVALID_CONFIG);

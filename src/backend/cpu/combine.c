@@ -60,7 +60,7 @@ static void sum_slots(struct mb_run *run, int64_t t, float *sum)
     for (int64_t j = 0; j < run->k; j++) {
         const int64_t slot = t * run->k + b->order[t * run->k + j];
         const int32_t id = b->ids[slot];
-        if (id >= config->num_experts) {
+        if (id >= mb_all_experts(config)) {
             if (config->router.null_kind == MB_NULL_IDENTITY)
                 run->block->context->kernels->accumulate(sum, b->x + t * config->hidden_size + share->h0,
                                                          b->weights[slot], share->h1 - share->h0);

@@ -16,6 +16,7 @@ const struct mb_backend mb_backend_cpu = {
     .chunk_tokens = mb_cpu_chunk_tokens,
     .workspace_bytes = mb_cpu_workspace_bytes,
     .workspace_place = mb_cpu_workspace_place,
+    .begin = mb_cpu_begin,
     .gather_input = mb_cpu_gather_input,
     .route = mb_cpu_route,
     .dispatch = mb_cpu_dispatch,
@@ -26,6 +27,12 @@ const struct mb_backend mb_backend_cpu = {
     .norm_output = mb_cpu_norm_output,
     .scatter_output = mb_cpu_scatter_output,
 };
+
+void mb_cpu_begin(struct mb_run *run)
+{
+    const size_t bytes = mb_carry_bytes(run->block);
+    if (bytes) memset(mb_buffers_of(run)->carry, 0, bytes);
+}
 
 size_t mb_record_bytes(const moeblock_block *block, const struct mb_weight_set *set, int64_t k)
 {

@@ -39,6 +39,7 @@ struct mb_buffers {
     float *weights; // [n][k]
     int32_t *order; // [n][k] slots of a token in ascending id: the order of the sum
     uint8_t *seen;  // per worker: one flag per class
+    void *carry;    // of a router that counts tokens, through all passes of a forward
 
     char *send, *receive;               // ep > 1: row records out and in
     int64_t *record_token;              // [sum of records] token of each sent record, by destination
@@ -89,7 +90,7 @@ static inline struct mb_buffers *mb_buffers_of(const struct mb_run *run) { retur
 // Whether an id of an arrived row is computed on this rank. Rows from other ranks carry -1 for all other ids.
 static inline bool mb_computed_here(const struct mb_run *run, int32_t id)
 {
-    return id >= 0 && id < run->block->config->num_experts && run->block->owns[id];
+    return id >= 0 && id < mb_all_experts(run->block->config) && run->block->owns[id];
 }
 
 static inline size_t mb_element_bytes(const struct mb_weight_set *set)
@@ -99,6 +100,8 @@ static inline size_t mb_element_bytes(const struct mb_weight_set *set)
 
 // Bytes of a row record on its way to another rank: the row, its ids, its weights.
 size_t mb_record_bytes(const moeblock_block *block, const struct mb_weight_set *set, int64_t k);
+// Bytes that the router carries from pass to pass.
+size_t mb_carry_bytes(const moeblock_block *block);
 // Columns of the router's logits; 0 when it selects from x alone.
 int64_t mb_router_width(const moeblock_block *block);
 // Most slots that `rows` arrived rows can have on this rank.
@@ -134,6 +137,7 @@ void mb_cpu_unload(const moeblock_block *block, struct mb_weight_set *set);
 int64_t mb_cpu_chunk_tokens(const moeblock_block *block);
 size_t mb_cpu_workspace_bytes(const moeblock_block *block, int64_t tokens, int workers);
 void mb_cpu_workspace_place(moeblock_workspace *workspace);
+void mb_cpu_begin(struct mb_run *run);
 moeblock_status mb_cpu_gather_input(struct mb_run *run);
 moeblock_status mb_cpu_route(struct mb_run *run);
 moeblock_status mb_cpu_dispatch(struct mb_run *run);

@@ -45,6 +45,8 @@ static moeblock_status create_router(const moeblock_block *block, struct mb_weig
         .hidden = config->hidden_size,
         .experts = config->num_experts,
         .top_k = config->num_experts_per_tok,
+        .second_experts = config->second.count,
+        .slots = mb_all_slots(config),
     };
     const struct mb_registered *registered = block->router_kind;
     void *self = NULL;
@@ -78,7 +80,7 @@ static moeblock_status create_experts(const moeblock_block *block, bool shared, 
         .config_json = config->expert_json ? config->expert_json : "{}",
         .shared = shared,
         .compute = set->compute,
-        .experts = shared ? 1 : config->num_experts,
+        .experts = shared ? 1 : mb_all_experts(config),
         .hidden = shared ? config->hidden_size : block->routed_width,
         .intermediate = shared ? config->shared.intermediate_size : config->routed.intermediate_size,
         .e0 = shared ? 0 : share->e0,

@@ -25,6 +25,11 @@ static moeblock_router_input input_at(const struct mb_run *run, int64_t first, i
         .token_ids = in->token_ids ? in->token_ids + token : NULL,
         .token_types = in->token_types ? in->token_types + token : NULL,
         .scratch = scratch,
+        .first = token,
+        .seq_lens = in->seq_lens,
+        .n_seq = in->n_seq,
+        .state = in->router_state ? in->router_state + token * run->state_width : NULL,
+        .state_out = run->output->router_state ? run->output->router_state + token * run->state_width : NULL,
     };
 }
 
@@ -42,17 +47,16 @@ static moeblock_status logits_task(struct mb_run *run, int64_t index, int worker
     return mb_kind_status("router", run->block->router_kind, "logits", status, error);
 }
 
-// Ids must be distinct classes; -1 is an empty slot where ids come from outside.
+// Ids must be distinct classes; -1 is an empty slot.
 static moeblock_status check_ids(const struct mb_run *run, const int32_t *ids, int64_t token, uint8_t *seen,
                                  moeblock_error *error)
 {
-    const moeblock_config *config = run->block->config;
-    const int64_t classes = config->num_experts + config->router.null_experts;
+    const int64_t classes = mb_all_classes(run->block->config);
     const bool outside = run->given_ids != NULL;
     moeblock_status status = MOEBLOCK_OK;
     int64_t j = 0;
     for (; j < run->k; j++) {
-        if (outside && ids[j] == -1) continue;
+        if (ids[j] == -1) continue;
         if (ids[j] < 0 || ids[j] >= classes || seen[ids[j]]) break;
         seen[ids[j]] = 1;
     }
@@ -88,7 +92,6 @@ static void sort_slots(const int32_t *ids, int64_t k, int32_t *order)
 static moeblock_status select_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
     struct mb_buffers *b = mb_buffers_of(run);
-    const moeblock_config *config = run->block->config;
     const int64_t first = index * MB_TASK_TOKENS, count = mb_min(MB_TASK_TOKENS, run->n - first), k = run->k;
     int32_t *ids = b->ids + first * k;
     float *weights = b->weights + first * k;
@@ -103,24 +106,48 @@ static moeblock_status select_task(struct mb_run *run, int64_t index, int worker
             router->select(run->set->router, &in, b->logits + first * width, width, ids, weights, error);
         MB_TRY(mb_kind_status("router", run->block->router_kind, "select", status, error));
     }
-    uint8_t *seen = b->seen + worker * (config->num_experts + config->router.null_experts);
-    for (int64_t t = 0; t < count; t++) {
-        MB_TRY(check_ids(run, ids + t * k, first + t, seen, error));
-        sort_slots(ids + t * k, k, b->order + (first + t) * k);
-    }
+    uint8_t *seen = b->seen + worker * mb_all_classes(run->block->config);
+    for (int64_t t = 0; t < count; t++) MB_TRY(check_ids(run, ids + t * k, first + t, seen, error));
     return MOEBLOCK_OK;
 }
 
+// Routers that count tokens see them in order; -1 may take the place of an id.
+static moeblock_status settle(struct mb_run *run)
+{
+    const struct mb_buffers *b = mb_buffers_of(run);
+    const moeblock_router_class *router = router_of(run);
+    if (!router->settle) return MOEBLOCK_OK;
+    moeblock_error reason = {MOEBLOCK_OK, ""};
+    const moeblock_router_input in = input_at(run, 0, run->n, NULL);
+    const moeblock_status status = router->settle(run->set->router, &in, b->carry, b->ids, b->weights, &reason);
+    const moeblock_status whole = mb_kind_status("router", run->block->router_kind, "settle", status, &reason);
+    if (whole != MOEBLOCK_OK && run->error) *run->error = reason;
+    return whole;
+}
+
+static moeblock_status order_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
+{
+    (void)worker, (void)error;
+    struct mb_buffers *b = mb_buffers_of(run);
+    const int64_t end = mb_min(run->n, (index + 1) * MB_TASK_TOKENS), k = run->k;
+    for (int64_t t = index * MB_TASK_TOKENS; t < end; t++) sort_slots(b->ids + t * k, k, b->order + t * k);
+    return MOEBLOCK_OK;
+}
+
+// The k choices of each token; what a second bank adds behind them is not reported.
 static void publish(const struct mb_run *run)
 {
     const struct mb_buffers *b = mb_buffers_of(run);
     const moeblock_forward_output *out = run->output;
-    const int64_t classes = run->block->config->num_experts, at = run->first * run->k, count = run->n * run->k;
-    if (out->ids) memcpy(out->ids + at, b->ids, (size_t)count * sizeof *b->ids);
-    if (out->weights) memcpy(out->weights + at, b->weights, (size_t)count * sizeof *b->weights);
+    const int64_t k = run->given_ids ? run->k : run->block->config->num_experts_per_tok;
+    for (int64_t t = 0; t < run->n; t++) {
+        const int64_t from = t * run->k, to = (run->first + t) * k;
+        if (out->ids) memcpy(out->ids + to, b->ids + from, (size_t)k * sizeof *b->ids);
+        if (out->weights) memcpy(out->weights + to, b->weights + from, (size_t)k * sizeof *b->weights);
+    }
     if (!out->stats || !out->stats->expert_load) return;
-    for (int64_t i = 0; i < count; i++)
-        if (b->ids[i] >= 0 && b->ids[i] < classes) out->stats->expert_load[b->ids[i]]++;
+    for (int64_t i = 0; i < run->n * run->k; i++)
+        if (b->ids[i] >= 0 && b->ids[i] < run->block->config->num_experts) out->stats->expert_load[b->ids[i]]++;
 }
 
 moeblock_status mb_cpu_route(struct mb_run *run)
@@ -132,13 +159,15 @@ moeblock_status mb_cpu_route(struct mb_run *run)
         publish(run);
         return MOEBLOCK_OK;
     }
-    memset(b->seen, 0, (size_t)(run->workspace->workers * (config->num_experts + config->router.null_experts)));
+    memset(b->seen, 0, (size_t)(run->workspace->workers * mb_all_classes(config)));
     const int64_t tiles = mb_ceil_div(run->n, MB_TASK_TOKENS);
     if (!run->given_ids) {
         const int64_t width = mb_router_width(run->block);
         if (width) MB_TRY(mb_each(run, tiles * mb_ceil_div(width, MB_TASK_COLUMNS), logits_task));
     }
     MB_TRY(mb_each(run, tiles, select_task));
+    if (!run->given_ids) MB_TRY(settle(run));
+    MB_TRY(mb_each(run, tiles, order_task));
     publish(run);
     return MOEBLOCK_OK;
 }

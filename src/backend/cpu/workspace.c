@@ -23,7 +23,7 @@ static void *take(struct cursor *cursor, int64_t count, size_t bytes)
 static void take_input(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n)
 {
     const moeblock_config *config = block->config;
-    const int64_t hidden = config->hidden_size, k = config->num_experts_per_tok;
+    const int64_t hidden = config->hidden_size, k = mb_all_slots(config);
     const size_t element = mb_element_bytes(block->set);
     const bool sharding = block->share.tp > 1;
     b->x_mine = take(c, sharding ? n * hidden : 0, sizeof(float));
@@ -48,10 +48,18 @@ int64_t mb_router_width(const moeblock_block *block)
     return router->logits ? mb_max(router->width(block->set->router), 0) : 0;
 }
 
+size_t mb_carry_bytes(const moeblock_block *block)
+{
+    if (!block->router_kind) return 0;
+    const moeblock_router_class *router = block->router_kind->class_copy;
+    return router->carry_bytes ? router->carry_bytes(block->set->router) : 0;
+}
+
 static void take_router(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n, int workers)
 {
     b->logits = take(c, n * mb_router_width(block), sizeof(float));
-    b->seen = take(c, workers * (block->config->num_experts + block->config->router.null_experts), 1);
+    b->seen = take(c, workers * mb_all_classes(block->config), 1);
+    b->carry = take(c, 1, mb_carry_bytes(block));
 }
 
 // Rows of other ranks, only with expert parallelism.
@@ -59,7 +67,7 @@ static void take_exchange(struct cursor *c, struct mb_buffers *b, const moeblock
 {
     const int ep = block->share.ep;
     if (ep == 1 || !block->set->routed) return;
-    const int64_t k = block->config->num_experts_per_tok, arrive = ep * n;
+    const int64_t k = mb_all_slots(block->config), arrive = ep * n;
     const int64_t sent = n * mb_min(k, ep), own_columns = block->share.d1 - block->share.d0;
     const size_t record = mb_record_bytes(block, block->set, k), element = mb_element_bytes(block->set);
     // With ids from outside k may be any number: fewer tokens then, but their longer records go to up to ep ranks each.
@@ -79,7 +87,7 @@ static void take_routed(struct cursor *c, struct mb_buffers *b, const moeblock_b
     const struct mb_share *share = &block->share;
     if (!block->set->routed) return;
     const size_t element = mb_element_bytes(block->set);
-    const int64_t arrive = share->ep * n, k = config->num_experts_per_tok;
+    const int64_t arrive = share->ep * n, k = mb_all_slots(config);
     const int64_t slots = mb_slots_most(block, arrive, k), inner = config->routed.intermediate_size;
     const moeblock_expert_class *kind = block->routed_kind->class_copy;
     const bool gathered = share->tp > 1 && kind->splits;
