@@ -34,6 +34,9 @@ static void check_sizes(const struct mb_hf_source *source, struct missing *missi
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         // The list of blocks has a letter or word a layer.
         if (sizes[i] == MB_HF_LAYERS && source->family->layers == MB_HF_BLOCK_LETTERS) continue;
+        if ((sizes[i] == MB_HF_TOP_K && source->family->expert->fixed_k) ||
+            (i == 3 && source->family->expert->fixed_width))
+            continue;
         if (!mb_hf_find(source, sizes[i], &key)) name(missing, sizes[i]);
     }
 }

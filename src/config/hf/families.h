@@ -12,15 +12,23 @@
 struct mb_hf_storage {
     enum mb_layout layout;
     enum mb_orientation orientation;
+    bool down_input_major; // the down projections alone, where `orientation` is output-major
     enum mb_gate_up gate_up, shared_gate_up;
     const char *pattern[MB_ROLES];
 };
+
+static inline enum mb_orientation mb_hf_down_orientation(const struct mb_hf_storage *storage)
+{
+    return storage->down_input_major ? MB_INPUT_MAJOR : storage->orientation;
+}
 
 extern const struct mb_hf_storage mb_hf_deepseek, mb_hf_deepseek_expert_bias, mb_hf_deepseek_moe_bias, mb_hf_afmoe,
     mb_hf_hunyuan, mb_hf_hy_v3, mb_hf_ernie, mb_hf_longcat, mb_hf_qwen, mb_hf_qwen_stacked, mb_hf_qwen_input_major,
     mb_hf_laguna, mb_hf_mixtral, mb_hf_minimax_m3, mb_hf_kimi_linear, mb_hf_lfm2, mb_hf_jamba, mb_hf_mistral4,
     mb_hf_mistral_large4, mb_hf_axk1, mb_hf_deepseek_v4, mb_hf_nemotron, mb_hf_gpt_oss, mb_hf_privacy_filter,
-    mb_hf_llama4, mb_hf_aria, mb_hf_granite, mb_hf_granite_swa, mb_hf_jetmoe, mb_hf_step, mb_hf_gemma;
+    mb_hf_llama4, mb_hf_aria, mb_hf_granite, mb_hf_granite_swa, mb_hf_jetmoe, mb_hf_step, mb_hf_gemma, mb_hf_kolibri,
+    mb_hf_muse, mb_hf_inkling, mb_hf_dbrx, mb_hf_ernie_vl, mb_hf_zaya, mb_hf_switch, mb_hf_nllb, mb_hf_doge,
+    mb_hf_arctic, mb_hf_kimi_k3, mb_hf_klear, mb_hf_smallthinker, mb_hf_grove, mb_hf_grok2, mb_hf_nomic;
 
 // The routed experts' computation, and how much of it the shared expert has in common.
 struct mb_hf_expert {
@@ -28,14 +36,23 @@ struct mb_hf_expert {
     enum mb_clamp clamp;    // when a limit above 0 is found
     float alpha, limit;     // when the keys are absent
     bool ungated, bias, output_bias, out_norm;
-    bool shared_own_limit; // the shared expert has its own limit key
+    bool shared_own_limit;        // the shared expert has its own limit key
+    bool shared_unclamped;        // it has no limit
+    bool shared_gated;            // it has a gate though the routed ones have none
+    bool shared_aux;              // it reads the second tensor
+    enum mb_mix mix;              // of routed and shared
+    bool latent_in_norm;          // RMSNorm (1 + w) after the latent down projection
+    bool post_norm;               // of each expert's output, (1 + w)
+    int64_t fixed_k, fixed_width; // of all models of the type; 0: read
 };
 
 enum mb_hf_shared_rule {
     MB_HF_NO_SHARED,
     MB_HF_SHARED_BY_COUNT,     // count x expert width; no count: none
     MB_HF_SHARED_ONE_OR_COUNT, // the same; no count: one
-    MB_HF_SHARED_BY_WIDTH      // a width of its own; 0 or absent: none
+    MB_HF_SHARED_BY_WIDTH,     // a width of its own; 0 or absent: none
+    MB_HF_SHARED_GENERAL,      // the dense layers' width: a dense branch beside the experts
+    MB_HF_SHARED_HIDDEN        // the hidden size: arctic's residual branch
 };
 
 // Which layers are MoE, moe-families 1.2. A list in `mlp_layer_types` goes before any rule.
@@ -50,11 +67,23 @@ enum mb_hf_layer_rule {
     MB_HF_FREQUENCY_LIST,
     MB_HF_BLOCK_LETTERS,
     MB_HF_WHEN_ENABLED,
-    MB_HF_AFTER_HASH
+    MB_HF_AFTER_HASH,
+    MB_HF_EVERY,         // the last of every `frequency` layers
+    MB_HF_ENCODER_STEPS, // the last of every `step` layers of the encoder
+    MB_HF_SPARSE_COUNT   // so many sparse layers, evenly spread (switch)
 };
 
 // What a known value of a text key does.
-enum mb_hf_effect { MB_HF_AS_IS, MB_HF_NO_GROUPS, MB_HF_SOFTMAX_K, MB_HF_SIGMOID_K, MB_HF_MIX_SUM, MB_HF_MIX_AVERAGE };
+enum mb_hf_effect {
+    MB_HF_AS_IS,
+    MB_HF_NO_GROUPS,
+    MB_HF_SOFTMAX_K,
+    MB_HF_SIGMOID_K,
+    MB_HF_SOFTMAX_SCORE, // softmax over all, without bias and groups
+    MB_HF_SIGMOID_SCORE,
+    MB_HF_MIX_SUM,
+    MB_HF_MIX_AVERAGE
+};
 
 struct mb_hf_value {
     enum mb_hf_meaning meaning;
@@ -83,7 +112,9 @@ enum mb_hf_flag {
     MB_HF_SIGMOID_SHARED = 1 << 5,    // the shared expert is multiplied by a sigmoid gate
     MB_HF_GENERAL_IS_EXPERT = 1 << 6, // intermediate_size is the routed expert's width
     MB_HF_STORES_MXFP4 = 1 << 7,      // published in MXFP4, in the gpt-oss form
-    MB_HF_PLAIN_ONLY = 1 << 8         // quantised forms have tensor names that are not read yet
+    MB_HF_PLAIN_ONLY = 1 << 8,        // quantised forms have tensor names that are not read yet
+    MB_HF_READS_LOGIT_SCALE = 1 << 9,
+    MB_HF_READS_DROPOUT = 1 << 10 // the routed sum is multiplied by 1 - moe_token_dropout
 };
 
 struct mb_hf_family {

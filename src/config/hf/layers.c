@@ -10,6 +10,7 @@
 // What the keys of all rules say; absent ones keep the value that makes every layer MoE.
 struct layer_keys {
     int64_t count, dense_first, frequency, step, moe_first, moe_last, interval, period, offset, moe_step, hash_layers;
+    int64_t sparse_layers, encoder_step;
     bool enabled;
     const json_t *types, *dense_only, *listed, *frequencies, *blocks;
     const char *enumerated, *letters;
@@ -89,13 +90,28 @@ static bool when_enabled(const struct layer_keys *keys, int64_t layer)
     return keys->enabled;
 }
 
+static bool every(const struct layer_keys *keys, int64_t layer)
+{
+    return keys->frequency > 0 && (layer + 1) % keys->frequency == 0;
+}
+static bool encoder_steps(const struct layer_keys *keys, int64_t layer)
+{
+    return keys->encoder_step > 0 && (layer + 1) % keys->encoder_step == 0;
+}
+static bool sparse_count(const struct layer_keys *keys, int64_t layer)
+{
+    const int64_t step = keys->sparse_layers > 0 ? keys->count / keys->sparse_layers : keys->encoder_step;
+    return step == 1 || (step > 0 && layer % step == 1);
+}
+
 static bool (*const rules[])(const struct layer_keys *keys, int64_t layer) = {
     [MB_HF_ALL_LAYERS] = all_layers,       [MB_HF_AFTER_DENSE] = after_dense,
     [MB_HF_SPARSE_STEPS] = sparse_steps,   [MB_HF_BETWEEN] = between,
     [MB_HF_PERIODIC] = periodic,           [MB_HF_LISTED_OR_STEP] = listed_or_step,
     [MB_HF_LISTED_TEXT] = listed_text,     [MB_HF_FREQUENCY_LIST] = frequency_list,
     [MB_HF_BLOCK_LETTERS] = block_letters, [MB_HF_WHEN_ENABLED] = when_enabled,
-    [MB_HF_AFTER_HASH] = all_layers,
+    [MB_HF_AFTER_HASH] = all_layers,       [MB_HF_EVERY] = every,
+    [MB_HF_ENCODER_STEPS] = encoder_steps, [MB_HF_SPARSE_COUNT] = sparse_count,
 };
 
 static enum mb_hf_layer_kind kind_of(const struct mb_hf_source *source, const struct layer_keys *keys, int64_t layer)
@@ -148,6 +164,8 @@ static moeblock_status read_keys(const struct mb_hf_source *source, int64_t coun
     MB_TRY(mb_hf_int(source, MB_HF_PERIOD, &keys->period));
     MB_TRY(mb_hf_int(source, MB_HF_OFFSET, &keys->offset));
     MB_TRY(mb_hf_int(source, MB_HF_HASH_LAYERS, &keys->hash_layers));
+    MB_TRY(mb_hf_int(source, MB_HF_SPARSE_LAYERS, &keys->sparse_layers));
+    MB_TRY(mb_hf_int(source, MB_HF_ENCODER_STEP, &keys->encoder_step));
     return mb_hf_int(source, MB_HF_MOE_STEP, &keys->moe_step);
 }
 
@@ -164,16 +182,15 @@ moeblock_status mb_hf_layer_count(const struct mb_hf_source *source, int64_t *co
     return mb_hf_int_required(source, MB_HF_LAYERS, count);
 }
 
-// Writes the layers of one kind as ranges, "1-3,5"; returns false when they do not fit.
-static bool write_ranges(const struct mb_hf_source *source, const struct layer_keys *keys, enum mb_hf_layer_kind kind,
-                         char *out, size_t capacity)
+// Writes the MoE layers as ranges, "1-3,5"; returns false when they do not fit.
+static bool write_ranges(const struct mb_hf_source *source, const struct layer_keys *keys, char *out, size_t capacity)
 {
     size_t used = 0;
     out[0] = '\0';
     for (int64_t first = 0; first < keys->count; first++) {
-        if (kind_of(source, keys, first) != kind) continue;
+        if (kind_of(source, keys, first) == MB_HF_DENSE) continue;
         int64_t last = first;
-        while (last + 1 < keys->count && kind_of(source, keys, last + 1) == kind) last++;
+        while (last + 1 < keys->count && kind_of(source, keys, last + 1) != MB_HF_DENSE) last++;
         const int n = first == last ? snprintf(out + used, capacity - used, "%s%lld", used ? "," : "", (long long)first)
                                     : snprintf(out + used, capacity - used, "%s%lld-%lld", used ? "," : "",
                                                (long long)first, (long long)last);
@@ -187,16 +204,12 @@ static bool write_ranges(const struct mb_hf_source *source, const struct layer_k
     return true;
 }
 
-static moeblock_status no_layer(const struct mb_hf_source *source, const struct layer_keys *keys)
+// The first layer of a kind; `count` when there is none.
+static int64_t first_of(const struct mb_hf_source *source, const struct layer_keys *keys, enum mb_hf_layer_kind kind)
 {
-    for (int64_t layer = 0; layer < keys->count; layer++)
-        if (kind_of(source, keys, layer) == MB_HF_HASHED)
-            return mb_fail(source->error, MOEBLOCK_UNSUPPORTED,
-                           "%s: all MoE layers of this %s take their experts from a table of token ids, which moeblock "
-                           "does not compute",
-                           source->name, source->model_type);
-    return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: none of the %lld layers of this %s is MoE",
-                   source->name, (long long)keys->count, source->model_type);
+    int64_t layer = 0;
+    while (layer < keys->count && kind_of(source, keys, layer) != kind) layer++;
+    return layer;
 }
 
 moeblock_status mb_hf_choose_layer(struct mb_hf_source *source, int64_t layer, int64_t count, char *list,
@@ -204,27 +217,24 @@ moeblock_status mb_hf_choose_layer(struct mb_hf_source *source, int64_t layer, i
 {
     struct layer_keys keys;
     MB_TRY(read_keys(source, count, &keys));
-    write_ranges(source, &keys, MB_HF_MOE, list, capacity);
+    write_ranges(source, &keys, list, capacity);
     char shown[512];
-    if (!write_ranges(source, &keys, MB_HF_MOE, shown, sizeof shown)) snprintf(shown, sizeof shown, "too many to list");
-    int64_t first = 0;
-    while (first < count && kind_of(source, &keys, first) != MB_HF_MOE) first++;
-    if (first == count) return no_layer(source, &keys);
-    if (layer < 0) layer = first;
+    if (!write_ranges(source, &keys, shown, sizeof shown)) snprintf(shown, sizeof shown, "too many to list");
+    const int64_t chosen = first_of(source, &keys, MB_HF_MOE), hashed = first_of(source, &keys, MB_HF_HASHED);
+    if (chosen == count && hashed == count)
+        return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: none of the %lld layers of this %s is MoE",
+                       source->name, (long long)count, source->model_type);
+    if (layer < 0) layer = chosen < count ? chosen : hashed; // one that needs no token ids, where there is a choice
     if (layer >= count)
         return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG,
                        "%s: layer %lld was asked for, this %s has %lld layers; the MoE layers are %s", source->name,
                        (long long)layer, source->model_type, (long long)count, shown);
     const enum mb_hf_layer_kind kind = kind_of(source, &keys, layer);
-    if (kind == MB_HF_HASHED)
-        return mb_fail(source->error, MOEBLOCK_UNSUPPORTED,
-                       "%s: layer %lld of this %s takes its experts from a table of token ids, which moeblock does not "
-                       "compute; the layers that it does are %s",
-                       source->name, (long long)layer, source->model_type, shown);
     if (kind == MB_HF_DENSE)
         return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG,
                        "%s: layer %lld of this %s is dense; the MoE layers are %s", source->name, (long long)layer,
                        source->model_type, shown);
     source->layer = layer;
+    source->hashed = kind == MB_HF_HASHED;
     return MOEBLOCK_OK;
 }

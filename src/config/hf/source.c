@@ -86,10 +86,16 @@ moeblock_status mb_hf_wrong(const struct mb_hf_source *source, const char *key, 
                    source->model_type, text, expected);
 }
 
-// The value itself, or the layer's entry of a list; NULL entries count as absent.
+// The value itself, or the layer's entry of a list (the bank's, where there are two); NULL entries count as absent.
 static moeblock_status at_layer(const struct mb_hf_source *source, const char *key, const json_t **value)
 {
     if (!json_is_array(*value)) return MOEBLOCK_OK;
+    if (!strcmp(source->family->router->type, "token_type")) {
+        if ((size_t)source->bank >= json_array_size(*value))
+            return mb_hf_wrong(source, key, *value, "an entry for each of two banks of experts");
+        *value = json_array_get(*value, (size_t)source->bank);
+        return MOEBLOCK_OK;
+    }
     if (source->layer < 0) return mb_hf_wrong(source, key, *value, "one value for all layers");
     if ((size_t)source->layer >= json_array_size(*value)) {
         char expected[64];

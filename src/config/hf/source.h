@@ -14,6 +14,8 @@ struct mb_hf_source {
     const char *model_type;
     const struct mb_hf_family *family;
     int64_t layer; // -1 until it is known; lists need it
+    int64_t bank;  // which entry counts where a family's lists have one a bank of experts
+    bool hashed;   // the layer takes its experts from a table of token ids
     moeblock_error *error;
 };
 

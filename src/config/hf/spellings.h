@@ -51,10 +51,28 @@ enum mb_hf_meaning {
     MB_HF_MOE_ENABLED,
     MB_HF_HASH_LAYERS,
     MB_HF_QUANTIZATION,
+    MB_HF_NORM_P,
+    MB_HF_LOGIT_SCALE,
+    MB_HF_JITTER,
+    MB_HF_CAPACITY,
+    MB_HF_CAPACITY_FRACTION,
+    MB_HF_DROPOUT,
+    MB_HF_SECOND_POLICY,
+    MB_HF_VOCABULARY,
+    MB_HF_STATE_SIZE,
+    MB_HF_POST_NORM_EPS,
+    MB_HF_LATENT_NORM,
+    MB_HF_BETA,
+    MB_HF_LINEAR_BETA,
+    MB_HF_SHARED_PART, // width of one of the shared experts, times their count
+    MB_HF_SINK,
+    MB_HF_HEAD_WIDTH,
+    MB_HF_SPARSE_LAYERS,
+    MB_HF_ENCODER_STEP,
     MB_HF_MEANINGS
 };
 
-enum { MB_HF_SPELLINGS_MAX = 8 };
+enum { MB_HF_SPELLINGS_MAX = 10 };
 
 struct mb_hf_spelling {
     double minimum, maximum;               // of integers and numbers, list entries included

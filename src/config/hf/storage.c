@@ -93,7 +93,7 @@ const struct mb_hf_storage mb_hf_mistral_large4 = {
 };
 const struct mb_hf_storage mb_hf_deepseek_v4 = {
     .pattern = {ROUTER("ffn.gate.weight"), SELECTION_BIAS("ffn.gate.bias"), EXPERTS_BY_NUMBER("ffn."),
-                SHARED_BY_NUMBER("ffn.shared_experts")},
+                SHARED_BY_NUMBER("ffn.shared_experts"), [MB_ROLE_TOKEN_TABLE] = "ffn.gate.tid2eid"},
 };
 const struct mb_hf_storage mb_hf_nemotron = {
     .pattern =
@@ -119,7 +119,8 @@ const struct mb_hf_storage mb_hf_qwen_input_major = {
 };
 const struct mb_hf_storage mb_hf_mistral4 = {
     STACKED_FUSED,
-    .pattern = {ROUTER("mlp.gate.weight"), EXPERTS_FUSED("mlp."), SHARED_BY_PROJ("mlp.shared_experts")},
+    .pattern = {ROUTER("mlp.gate.weight"), SELECTION_BIAS("mlp.gate.e_score_correction_bias"), EXPERTS_FUSED("mlp."),
+                SHARED_BY_PROJ("mlp.shared_experts")},
 };
 const struct mb_hf_storage mb_hf_gpt_oss = {
     .layout = MB_LAYOUT_STACKED,
@@ -179,4 +180,112 @@ const struct mb_hf_storage mb_hf_gemma = {
     STACKED_FUSED,
     .pattern = {ROUTER("router.proj.weight"), [MB_ROLE_INPUT_SCALE] = "router.scale",
                 [MB_ROLE_PER_EXPERT_SCALE] = "router.per_expert_scale", EXPERTS_FUSED("")},
+};
+
+// Forms of the named operators and of second banks.
+
+const struct mb_hf_storage mb_hf_kolibri = {
+    .pattern = {ROUTER("mlp.gate.weight"), SELECTION_BIAS("moe.router.expert_bias"), EXPERTS_BY_PROJ("mlp."),
+                SHARED_BY_PROJ("mlp.shared_experts")},
+};
+const struct mb_hf_storage mb_hf_muse = {
+    STACKED_FUSED,
+    .pattern = {ROUTER("mlp.gate.weight"), SELECTION_BIAS("mlp.gate.e_score_correction_bias"),
+                EXPERTS_FUSED("mlp."), [MB_ROLE_LATENT_DOWN] = "mlp.pre_expert_proj.weight",
+                [MB_ROLE_LATENT_IN_NORM] = "mlp.pre_expert_norm.weight",
+                [MB_ROLE_POST_NORM] = "mlp.experts.post_expert_norm.weight",
+                [MB_ROLE_LATENT_UP] = "mlp.post_expert_proj.weight"},
+};
+const struct mb_hf_storage mb_hf_inkling = {
+    .layout = MB_LAYOUT_STACKED,
+    .gate_up = MB_GATE_UP_INTERLEAVED,
+    .pattern = {ROUTER("mlp.gate.weight"),
+                SELECTION_BIAS("mlp.gate.bias"), [MB_ROLE_GATE_UP] = "mlp.experts.w13_weight",
+                [MB_ROLE_DOWN] = "mlp.experts.w2_weight", [MB_ROLE_LEARNED_SCALE] = "mlp.gate.global_scale",
+                [MB_ROLE_SECOND_GATE_UP] = "mlp.shared_experts.shared_w13_weight",
+                [MB_ROLE_SECOND_DOWN] = "mlp.shared_experts.shared_w2_weight"},
+};
+const struct mb_hf_storage mb_hf_dbrx = {
+    .layout = MB_LAYOUT_FLATTENED,
+    .down_input_major = true,
+    .pattern = {ROUTER("ffn.router.layer.weight"), [MB_ROLE_GATE] = "ffn.experts.mlp.w1",
+                [MB_ROLE_UP] = "ffn.experts.mlp.v1", [MB_ROLE_DOWN] = "ffn.experts.mlp.w2"},
+};
+const struct mb_hf_storage mb_hf_ernie_vl = {
+    .pattern = {ROUTER("mlp.gate.weight"), [MB_ROLE_ROUTER_SECOND] = "mlp.gate.weight_1",
+                SELECTION_BIAS("mlp.moe_statics.e_score_correction_bias"),
+                EXPERTS_BY_PROJ("mlp."), [MB_ROLE_SECOND_GATE] = "mlp.experts.{expert}.gate_proj.weight",
+                [MB_ROLE_SECOND_UP] = "mlp.experts.{expert}.up_proj.weight",
+                [MB_ROLE_SECOND_DOWN] = "mlp.experts.{expert}.down_proj.weight",
+                SHARED_BY_PROJ("mlp.shared_experts"), [MB_ROLE_SHARED_GATE_BIAS] = "mlp.shared_experts.gate_proj.bias",
+                [MB_ROLE_SHARED_UP_BIAS] = "mlp.shared_experts.up_proj.bias",
+                [MB_ROLE_SHARED_DOWN_BIAS] = "mlp.shared_experts.down_proj.bias"},
+};
+const struct mb_hf_storage mb_hf_zaya = {
+    STACKED_FUSED,
+    .pattern =
+        {ROUTER("mlp.gate.router_mlp.out_proj.weight"), SELECTION_BIAS("mlp.gate.balancing_biases"),
+         EXPERTS_FUSED("mlp."), [MB_ROLE_STATE_DOWN] = "mlp.gate.down_proj.weight",
+         [MB_ROLE_STATE_DOWN_BIAS] = "mlp.gate.down_proj.bias", [MB_ROLE_STATE_SCALE] = "mlp.gate.router_states_scale",
+         [MB_ROLE_STATE_NORM] = "mlp.gate.router_mlp.norm.weight",
+         [MB_ROLE_STATE_FC1] = "mlp.gate.router_mlp.fc1.weight",
+         [MB_ROLE_STATE_FC1_BIAS] = "mlp.gate.router_mlp.fc1.bias",
+         [MB_ROLE_STATE_FC2] = "mlp.gate.router_mlp.fc2.weight",
+         [MB_ROLE_STATE_FC2_BIAS] = "mlp.gate.router_mlp.fc2.bias"},
+};
+const struct mb_hf_storage mb_hf_switch = {
+    .pattern = {ROUTER("mlp.router.classifier.weight"), [MB_ROLE_ROUTER_BIAS] = "mlp.router.classifier.bias",
+                [MB_ROLE_UP] = "mlp.experts.expert_{expert}.wi.weight",
+                [MB_ROLE_DOWN] = "mlp.experts.expert_{expert}.wo.weight"},
+};
+const struct mb_hf_storage mb_hf_nllb = {
+    .pattern = {ROUTER("ffn.router.classifier.weight"), [MB_ROLE_ROUTER_BIAS] = "ffn.router.classifier.bias",
+                [MB_ROLE_UP] = "ffn.experts.expert_{expert}.fc1.weight",
+                [MB_ROLE_UP_BIAS] = "ffn.experts.expert_{expert}.fc1.bias",
+                [MB_ROLE_DOWN] = "ffn.experts.expert_{expert}.fc2.weight",
+                [MB_ROLE_DOWN_BIAS] = "ffn.experts.expert_{expert}.fc2.bias"},
+};
+// An expert of doge is one row of either embedding.
+const struct mb_hf_storage mb_hf_doge = {
+    .layout = MB_LAYOUT_FLATTENED,
+    .down_input_major = true,
+    .pattern = {ROUTER("mlp.router_gate.weight"), [MB_ROLE_UP] = "mlp.down_embed.weight",
+                [MB_ROLE_DOWN] = "mlp.up_embed.weight", SHARED_BY_PROJ("mlp")},
+};
+const struct mb_hf_storage mb_hf_arctic = {
+    .pattern = {ROUTER("block_sparse_moe.gate.weight"), EXPERTS_BY_NUMBER("block_sparse_moe."),
+                SHARED_BY_NUMBER("residual_mlp")},
+};
+const struct mb_hf_storage mb_hf_kimi_k3 = {
+    .pattern = {ROUTER("block_sparse_moe.gate.weight"), SELECTION_BIAS("block_sparse_moe.gate.e_score_correction_bias"),
+                EXPERTS_BY_NUMBER("block_sparse_moe."), SHARED_BY_PROJ("block_sparse_moe.shared_experts"),
+                [MB_ROLE_LATENT_DOWN] = "block_sparse_moe.routed_expert_down_proj.weight",
+                [MB_ROLE_LATENT_OUT_NORM] = "block_sparse_moe.routed_expert_norm.weight",
+                [MB_ROLE_LATENT_UP] = "block_sparse_moe.routed_expert_up_proj.weight"},
+};
+const struct mb_hf_storage mb_hf_klear = {
+    .pattern = {ROUTER("mlp.gate.weight"), SELECTION_BIAS("mlp.expert_bias"), EXPERTS_BY_PROJ("mlp."),
+                SHARED_BY_PROJ("mlp.shared_experts"), [MB_ROLE_MIX_COEFFICIENT] = "mlp.coefficient.weight",
+                [MB_ROLE_MIX_COEFFICIENT_BIAS] = "mlp.coefficient.bias"},
+};
+const struct mb_hf_storage mb_hf_smallthinker = {
+    .pattern = {ROUTER("block_sparse_moe.primary_router.weight"),
+                [MB_ROLE_GATE] = "block_sparse_moe.experts.{expert}.gate.weight",
+                [MB_ROLE_UP] = "block_sparse_moe.experts.{expert}.up.weight",
+                [MB_ROLE_DOWN] = "block_sparse_moe.experts.{expert}.down.weight"},
+};
+const struct mb_hf_storage mb_hf_grove = {
+    .pattern = {ROUTER("mlp.gate.weight"),
+                EXPERTS_BY_PROJ("mlp."), [MB_ROLE_SECOND_GATE] = "mlp.chunk_experts.{expert}.gate_proj.weight",
+                [MB_ROLE_SECOND_UP] = "mlp.chunk_experts.{expert}.up_proj.weight",
+                [MB_ROLE_SECOND_DOWN] = "mlp.chunk_experts.{expert}.down_proj.weight"},
+};
+const struct mb_hf_storage mb_hf_grok2 = {
+    .pattern = {ROUTER("block_sparse_moe.gate.weight"), EXPERTS_BY_NUMBER("block_sparse_moe."), SHARED_BY_PROJ("mlp")},
+};
+const struct mb_hf_storage mb_hf_nomic = {
+    .layout = MB_LAYOUT_FLATTENED,
+    .down_input_major = true,
+    .pattern =
+        {ROUTER("mlp.router.layer.weight"), [MB_ROLE_UP] = "mlp.experts.mlp.w1", [MB_ROLE_DOWN] = "mlp.experts.mlp.w2"},
 };
