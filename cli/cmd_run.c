@@ -40,10 +40,11 @@ static int check_mesh(const struct cli_args *args)
 
 static int check_outputs(const struct cli_args *args, char ids[CLI_PATH_MAX], char weights[CLI_PATH_MAX])
 {
-    if (!args->output && !args->compare && !args->router_out && !args->show)
-        return cli_fail(CLI_USAGE, "run needs something to do with its result: --output, --router-out, --compare or "
-                                   "--show");
+    if (!args->output && !args->compare && !args->router_out && !args->router_state_out && !args->show)
+        return cli_fail(CLI_USAGE, "run needs something to do with its result: --output, --router-out, "
+                                   "--router-state-out, --compare or --show");
     int code = args->output ? cli_check_output(args->output) : CLI_OK;
+    if (!code && args->router_state_out) code = cli_check_output(args->router_state_out);
     if (code || !args->router_out) return code;
     if (snprintf(ids, CLI_PATH_MAX, "%s_ids.npy", args->router_out) >= CLI_PATH_MAX ||
         snprintf(weights, CLI_PATH_MAX, "%s_weights.npy", args->router_out) >= CLI_PATH_MAX)
@@ -63,6 +64,9 @@ static int allocate_results(struct cli_run *run)
     run->ids = mb_alloc(allocator, sizeof(int32_t) * slots);
     run->weights = mb_alloc(allocator, sizeof(float) * slots);
     run->load = mb_alloc_zero(allocator, sizeof(int64_t) * (size_t)(run->n_load + 1));
+    const size_t state = (size_t)(run->tokens * run->session.config->router.state_size);
+    if (run->args->router_state_out && !(run->state_out = mb_alloc(allocator, sizeof(float) * (state + 1))))
+        return cli_fail(CLI_SYSTEM_REFUSED, "no memory for the router state of %" PRId64 " tokens", run->tokens);
     if (run->y && run->ids && run->weights && run->load) return CLI_OK;
     return cli_fail(CLI_SYSTEM_REFUSED, "no memory for the results of %" PRId64 " tokens", run->tokens);
 }
@@ -78,6 +82,7 @@ static int forward(struct cli_run *run)
         .y = cli_run_array(&run->x, MOEBLOCK_F32, run->y),
         .ids = run->ids,
         .weights = run->weights,
+        .router_state = run->state_out,
         .stats = &run->stats,
     };
     moeblock_status status = moeblock_workspace_create(run->session.block, run->tokens, NULL, 0, &workspace, error);
@@ -94,6 +99,9 @@ static int write_results(const struct cli_run *run, const char *ids, const char 
     const int64_t slots[2] = {run->tokens, run->shape.num_experts_per_tok};
     int code = CLI_OK;
     if (args->output) code = cli_write_array(args->output, MOEBLOCK_F32, run->x.rank, run->x.dims, run->y);
+    const int64_t state[2] = {run->tokens, run->session.config->router.state_size};
+    if (!code && args->router_state_out)
+        code = cli_write_array(args->router_state_out, MOEBLOCK_F32, 2, state, run->state_out);
     if (!code && args->router_out) code = cli_write_array(ids, MOEBLOCK_I32, 2, slots, run->ids);
     if (!code && args->router_out) code = cli_write_array(weights, MOEBLOCK_F32, 2, slots, run->weights);
     return code;

@@ -11,13 +11,14 @@ struct cli_run {
     struct cli_session session;
     moeblock_config_shape shape;
     moeblock_block_info info;
-    struct mb_npy x, reference, aux;
+    struct mb_npy x, reference, aux, state;
     int64_t *token_ids, *seq_lens;
     int32_t *token_types;
     int64_t n_seq;
     int64_t tokens;
     float *y, *weights; // [T, H], [T, k]
     int32_t *ids;       // [T, k]
+    float *state_out;   // [T, state_size] or NULL
     int64_t *load;      // [experts, null experts included]
     int64_t n_load;
     moeblock_forward_stats stats;

@@ -115,6 +115,29 @@ static int read_reference(struct cli_run *run, const char *path)
                     cli_dims_text(x->rank, x->dims, expected));
 }
 
+// A float array [T, state_size], which the block takes as float32.
+static int read_state(struct cli_run *run, const char *path)
+{
+    char dims[200];
+    struct mb_npy *const state = &run->state;
+    const int64_t width = run->session.config->router.state_size;
+    int code = read_array(run, path, state);
+    if (code) return code;
+    if (!is_float(state->dtype))
+        return cli_fail(CLI_BAD_DATA, "'%s' holds %s, expected floats", path, moeblock_dtype_name(state->dtype));
+    if (state->count != run->tokens * width || state->rank < 1 || state->dims[state->rank - 1] != width)
+        return cli_fail(CLI_BAD_DATA, "'%s' has shape %s, expected [%" PRId64 ", %" PRId64 "], the router's state_size",
+                        path, cli_dims_text(state->rank, state->dims, dims), run->tokens, width);
+    if (state->dtype == MOEBLOCK_F32) return CLI_OK;
+    float *const values = mb_alloc(&mb_default_allocator, sizeof(float) * (size_t)state->count);
+    if (!values) return cli_fail(CLI_SYSTEM_REFUSED, "no memory for %" PRId64 " floats", state->count);
+    for (int64_t i = 0; i < state->count; i++) values[i] = (float)mb_npy_value(state, i);
+    mb_free(&mb_default_allocator, state->data);
+    state->data = values;
+    state->dtype = MOEBLOCK_F32;
+    return CLI_OK;
+}
+
 int cli_run_read(struct cli_run *run)
 {
     const struct cli_args *const args = run->args;
@@ -129,6 +152,10 @@ int cli_run_read(struct cli_run *run)
     if (args->token_ids && (code = read_integers(run, args->token_ids, run->tokens, &run->token_ids, &n))) return code;
     if (args->token_types && (code = read_token_types(run, args->token_types))) return code;
     if (args->seq_lens && (code = read_seq_lens(run, args->seq_lens))) return code;
+    if ((args->router_state || args->router_state_out) && !run->session.config->router.state_size)
+        return cli_fail(CLI_BAD_DATA, "option %s: the router of '%s' carries no state",
+                        args->router_state ? "--router-state" : "--router-state-out", run->session.config_path);
+    if (args->router_state && (code = read_state(run, args->router_state))) return code;
     return args->compare ? read_reference(run, args->compare) : CLI_OK;
 }
 
@@ -151,6 +178,7 @@ moeblock_forward_input cli_run_input(const struct cli_run *run)
         .token_types = run->token_types,
         .seq_lens = run->seq_lens,
         .n_seq = run->n_seq,
+        .router_state = run->state.data,
     };
 }
 
@@ -160,6 +188,8 @@ void cli_run_free(struct cli_run *run)
     mb_npy_free(allocator, &run->x);
     mb_npy_free(allocator, &run->reference);
     mb_npy_free(allocator, &run->aux);
-    void *const plain[] = {run->token_ids, run->seq_lens, run->token_types, run->y, run->weights, run->ids, run->load};
+    mb_npy_free(allocator, &run->state);
+    void *const plain[] = {run->state_out, run->token_ids, run->seq_lens, run->token_types,
+                           run->y,         run->weights,   run->ids,      run->load};
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) mb_free(allocator, plain[i]);
 }

@@ -137,6 +137,12 @@ static moeblock_status outer(const void *object, const moeblock_expert_call *cal
     return mb_expert_ffn.outer(((const struct banked *)object)->bank[bank], &own, error);
 }
 
+void mb_banked_size(void *object, enum mb_format format)
+{
+    struct banked *self = object;
+    for (int i = 0; i < 2; i++) mb_ffn_size(self->bank[i], format);
+}
+
 const moeblock_expert_class mb_expert_banked = {
     .struct_size = sizeof mb_expert_banked,
     .splits = 1,

@@ -11,11 +11,15 @@
 // "distributed" and "throughput" (routed), and the shared expert: ffn.c.
 extern const moeblock_expert_class mb_expert_ffn;
 extern const struct mb_registered mb_expert_shared;
-// Fixes the sizes of a created built-in object as a load of `format` would, without tensors: it tells packed_bytes and
-// scratch_bytes and can do nothing else.
-void mb_ffn_size(void *self, enum mb_format format);
 // Around the first: "banked", two banks of them, and "post_normed", a norm of each one's output.
 extern const moeblock_expert_class mb_expert_banked, mb_expert_post_normed;
+
+// Fixes the sizes of a created built-in object as a load of `format` would, without tensors: it tells packed_bytes and
+// scratch_bytes and can do nothing else. False: the kind comes from outside.
+bool mb_expert_size(const moeblock_expert_class *kind, void *self, enum mb_format format);
+void mb_ffn_size(void *self, enum mb_format format);
+void mb_banked_size(void *self, enum mb_format format);
+void mb_post_normed_size(void *self, enum mb_format format);
 
 // Registers the built-in kinds. Called once per context.
 moeblock_status mb_experts_register(moeblock_context *context, moeblock_error *error);

@@ -106,6 +106,11 @@ static moeblock_status outer(const void *object, const moeblock_expert_call *cal
     return MOEBLOCK_OK;
 }
 
+void mb_post_normed_size(void *object, enum mb_format format)
+{
+    mb_ffn_size(((struct post_normed *)object)->ffn, format);
+}
+
 const moeblock_expert_class mb_expert_post_normed = {
     .struct_size = sizeof mb_expert_post_normed,
     .splits = 0,

@@ -20,6 +20,8 @@ moeblock_status mb_router_linear_load(struct mb_router_linear *linear, const moe
                                       const moeblock_config *config, moeblock_weights *weights,
                                       enum mb_projection projection, int64_t layer, bool has_bias,
                                       moeblock_error *error);
+// What scratch goes by before a load tells the stored format.
+struct mb_router_linear mb_router_linear_sized(const moeblock_context *context, int64_t outputs, int64_t inputs);
 void mb_router_linear_free(struct mb_router_linear *linear);
 
 size_t mb_router_linear_scratch(const struct mb_router_linear *linear, int64_t m);

@@ -28,6 +28,8 @@ static moeblock_status create(void *user, const moeblock_router_build *build, vo
     MB_TRY(mb_router_new(build, sizeof(struct mlp_state), out, error));
     struct mlp_state *self = *out;
     self->width = build->config->router.state_size;
+    self->down = mb_router_linear_sized(build->context, self->width, build->hidden);
+    self->fc1 = self->fc2 = mb_router_linear_sized(build->context, self->width, self->width);
     self->gelu = (struct mb_activation){.kind = mb_activation_find("gelu")};
     return MOEBLOCK_OK;
 }

@@ -62,12 +62,8 @@ moeblock_status mb_pipeline_init(struct mb_pipeline *self, const moeblock_router
         .k = build->top_k,
         .slots = build->slots,
         .projection = MB_PROJ_ROUTER,
-        // Until a load tells the stored format: what scratch_bytes goes by where sizes are asked for without one.
-        .linear = {.context = build->context,
-                   .packing = {.format = MB_PACKED_BF16,
-                               .parts = 1,
-                               .n = mb_extent(build->config, MB_EXTENT_LOGITS),
-                               .k = mb_extent(build->config, MB_EXTENT_ROUTER_INPUT)}},
+        .linear = mb_router_linear_sized(build->context, mb_extent(build->config, MB_EXTENT_LOGITS),
+                                         mb_extent(build->config, MB_EXTENT_ROUTER_INPUT)),
     };
     return check_counts(self, error);
 }

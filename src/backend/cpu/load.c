@@ -9,6 +9,7 @@
 #include "backend/cpu/cpu.h"
 #include "base/arith.h"
 #include "base/status.h"
+#include "config/preset.h"
 #include "config/tensors.h"
 
 // The compute type that AUTO stands for, and the stored format's name. An outside kind computes in float32 unless told.
@@ -19,8 +20,7 @@ static moeblock_status resolve_compute(const moeblock_block *block, moeblock_wei
     set->format = "outside";
     set->compute = block->requested == MOEBLOCK_COMPUTE_AUTO ? MOEBLOCK_COMPUTE_F32 : block->requested;
     const bool routed = block->routed_kind != NULL;
-    const struct mb_registered *kind = routed ? block->routed_kind : block->shared_kind;
-    if (!kind || ((const moeblock_expert_class *)kind->class_copy)->inner != mb_expert_ffn.inner) return MOEBLOCK_OK;
+    if (routed ? !mb_expert_is_builtin(config->expert_type) : !block->shared_kind) return MOEBLOCK_OK;
     const enum mb_projection down = routed ? MB_PROJ_DOWN : MB_PROJ_SHARED_DOWN;
     // A rank that owns no expert goes by the last one.
     const int64_t expert = routed ? mb_min(block->share.e0, config->num_experts - 1) : 0;
@@ -269,12 +269,11 @@ static moeblock_status size_all(const moeblock_block *block, enum mb_format form
     if (block->router_kind) MB_TRY(create_router(block, set, error));
     for (int shared = 0; shared < 2; shared++) {
         if (!kinds[shared]) continue;
-        if (((const moeblock_expert_class *)kinds[shared]->class_copy)->inner != mb_expert_ffn.inner)
+        MB_TRY(create_experts(block, shared, set, made[shared], error));
+        if (!mb_expert_size(kinds[shared]->class_copy, *made[shared], format))
             return mb_fail(error, MOEBLOCK_UNSUPPORTED,
                            "sizing the block: expert kind \"%s\" comes from outside; only its own load knows its size",
                            kinds[shared]->name);
-        MB_TRY(create_experts(block, shared, set, made[shared], error));
-        mb_ffn_size(*made[shared], format);
         bytes[shared] = packed_bytes_of(kinds[shared], *made[shared]);
     }
     set->packed_bytes = bytes[0] + bytes[1];
