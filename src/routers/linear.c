@@ -59,8 +59,8 @@ moeblock_status mb_router_linear_load(struct mb_router_linear *linear, const moe
 
 struct mb_router_linear mb_router_linear_sized(const moeblock_context *context, int64_t outputs, int64_t inputs)
 {
-    return (struct mb_router_linear){
-        .context = context, .packing = {.format = MB_PACKED_BF16, .parts = 1, .n = outputs, .k = inputs}};
+    return (struct mb_router_linear){.context = context,
+                                     .packing = {.format = MB_PACKED_BF16, .parts = 1, .n = outputs, .k = inputs}};
 }
 
 void mb_router_linear_free(struct mb_router_linear *linear)

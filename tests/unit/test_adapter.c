@@ -160,8 +160,9 @@ static void test_errors(void **state)
     (void)state;
     static float x[H];
     moeblock_adapter *adapter = NULL;
-    assert_int_equal(moeblock_adapter_create(context, "{\"model_type\":\"vitpose_backbone\"}", -1, NULL, NULL, &adapter, &error),
-                     MOEBLOCK_UNSUPPORTED);
+    assert_int_equal(
+        moeblock_adapter_create(context, "{\"model_type\":\"vitpose_backbone\"}", -1, NULL, NULL, &adapter, &error),
+        MOEBLOCK_UNSUPPORTED);
     assert_null(adapter);
     assert_non_null(strstr(error.message, "vitpose_backbone"));
     assert_int_equal(moeblock_adapter_create(context, "{", -1, NULL, NULL, &adapter, &error), MOEBLOCK_INVALID_CONFIG);
