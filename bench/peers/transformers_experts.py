@@ -67,8 +67,9 @@ def make_experts(torch, model, shape):
         for parameter_name, parameter in experts_module.named_parameters():
             inputs = inner if "down" in parameter_name else hidden
             spread = 0.1 if "bias" in parameter_name else inputs**-0.5
-            for part in parameter:  # one expert at a time: no float32 copy of everything
-                part.copy_(torch.randn(part.shape) * spread)
+            first = (torch.randn(parameter.shape[1:]) * spread).bfloat16()
+            for e, part in enumerate(parameter):  # random numbers are slow to make: the others are rotations
+                part.copy_(first.roll(97 * e, dims=-1))
     return experts_module.eval()
 
 

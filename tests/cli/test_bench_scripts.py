@@ -39,16 +39,23 @@ class Table(CliTest):
         with open(source, "w", encoding="utf-8") as file:
             json.dump(document, file)
         with open(page, "w", encoding="utf-8") as file:
-            file.write("before\n<!-- table -->\nstale rows\n<!-- end -->\nafter\n")
+            file.write("before\n<!-- bench -->\nstale rows\n<!-- end bench -->\nafter\n")
         command = [sys.executable, os.path.join(BENCH, "table")]
         subprocess.run([*command, "--into", page, source], check=True)
         with open(page, encoding="utf-8") as file:
             text = file.read()
-        self.assertTrue(text.startswith("before\n<!-- table -->\n") and text.endswith("<!-- end -->\nafter\n"))
+        self.assertTrue(text.startswith("before\n<!-- bench -->\n") and text.endswith("<!-- end bench -->\nafter\n"))
         self.assertNotIn("stale rows", text)
         self.assertIn("**deepseek_v3, bf16, bf16 compute (16 of 256 experts)**", text)
         self.assertIn("above the limit, which moved between", text)
         self.assertEqual(sum(line.startswith(("| 1 |", "| 2 |")) for line in text.split("\n")), 2)
+
+    def test_peers(self):
+        row = {"tokens": 8, "seconds": {"moeblock": 0.002, "eager": 0.005, "grouped_mm": 0.003}, "ratio": 1.5,
+               "fastest_path": "grouped_mm", "difference": {"eager": 0.01, "grouped_mm": 0.02}}
+        text = script("table").render_peers([{"model": "m", "experts": 4, "threads": 2, "torch": "t",
+                                              "transformers": "f", "level": "l", "rows": [row]}])
+        self.assertIn("| m, 4 experts | 2 | 8 | 2 | 5 |  | 3 | 1.50 (grouped_mm) | 0.02 |", text)
 
     def test_targets(self):
         target_of = script("table").target_of

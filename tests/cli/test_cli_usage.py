@@ -133,7 +133,7 @@ class Info(CliTest):
         self.assertEqual(self.json_of("info", "--threads", 3)["threads"], 3)
 
     def test_info_measures_each_level(self):
-        document = self.json_of("info", "--measure", "--threads", 2)
+        document = self.json_of("info", "--measure", "--threads", 1)
         measured = document["measured"]
         usable = {level["name"] for level in document["levels"] if level["usable"]}
         self.assertEqual(set(measured["levels"]), usable)
@@ -141,7 +141,6 @@ class Info(CliTest):
             self.assertGreater(min(rates["bf16_gflops"], rates["f32_gflops"]), 0)
         self.assertIn(measured["fastest_level"], usable)
         self.assertGreater(measured["dram_gbps"], 0)
-        self.assertIn("rule        chose", self.succeed("info", "--measure").stdout)
 
     def test_levels(self):
         self.assertEqual(self.json_of("info", "--level", "ref")["level"], "ref")
