@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every entry of the kernel table that works on weights, at every level that this machine runs, over formats and row
 // counts: weight bytes and operations per second, beside what the machine reads from memory and computes at best.
-// Matrices that together exceed the caches are worked on in turn, in tasks of 64 columns as the block has them.
+// Matrices that together exceed the caches are worked on in turn, in tasks of some columns as the block has them.
 #include <getopt.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,15 +21,15 @@
 #include "kernels/cpu.h"
 #include "kernels/kernels.h"
 
-enum { TASK_COLUMNS = 64, THREADS_MAX = 64, ROWS_MAX = 4096, REPETITIONS = 5, ATTEMPTS = 8 };
+enum { THREADS_MAX = 64, ROWS_MAX = 4096, REPETITIONS = 5, ATTEMPTS = 8 };
 static const size_t huge_page = (size_t)2 << 20;
 
 static struct {
-    int64_t n, k;
+    int64_t n, k, columns; // columns: of a task
     int threads;
     size_t bytes; // of weights to walk
     const char *level, *format;
-} options = {.n = 2048, .k = 4096, .threads = 2, .bytes = (size_t)512 << 20};
+} options = {.n = 2048, .k = 4096, .columns = 256, .threads = 2, .bytes = (size_t)512 << 20};
 
 static double seconds_of(clockid_t clock)
 {
@@ -213,7 +213,7 @@ struct job {
 
 static void run_task(const struct job *job, int64_t index, char *scratch)
 {
-    const int64_t tasks = mb_ceil_div(job->packing.n, TASK_COLUMNS), n0 = index % tasks * TASK_COLUMNS;
+    const int64_t tasks = mb_ceil_div(job->packing.n, options.columns), n0 = index % tasks * options.columns;
     const void *packed = job->packed + (size_t)(index / tasks) * job->matrix_bytes;
     const struct mb_rows rows = {job->rows, job->m, true};
     const struct mb_activation silu = {.kind = mb_activation_find("silu")};
@@ -222,7 +222,7 @@ static void run_task(const struct job *job, int64_t index, char *scratch)
                                              .packed = packed,
                                              .rows = rows,
                                              .n0 = n0,
-                                             .n1 = mb_min(job->packing.n, n0 + TASK_COLUMNS),
+                                             .n1 = mb_min(job->packing.n, n0 + options.columns),
                                              .activation = &silu,
                                              .out = job->out + (size_t)n0 * 2,
                                              .out_stride = job->packing.n,
@@ -233,7 +233,7 @@ static void run_task(const struct job *job, int64_t index, char *scratch)
                                              .packed = packed,
                                              .rows = rows,
                                              .n0 = n0,
-                                             .n1 = mb_min(job->packing.n, n0 + TASK_COLUMNS),
+                                             .n1 = mb_min(job->packing.n, n0 + options.columns),
                                              .out = (float *)(void *)job->out + n0,
                                              .out_stride = job->packing.n,
                                              .scratch = scratch};
@@ -244,7 +244,7 @@ static void run_task(const struct job *job, int64_t index, char *scratch)
 static void run_tasks(void *argument, int thread)
 {
     struct job *job = argument;
-    const int64_t count = job->matrices * mb_ceil_div(job->packing.n, TASK_COLUMNS);
+    const int64_t count = job->matrices * mb_ceil_div(job->packing.n, options.columns);
     for (int64_t i; (i = atomic_fetch_add(&job->next, 1)) < count;) run_task(job, i, job->scratch[thread]);
 }
 
@@ -367,7 +367,7 @@ static void measure_format(const struct mb_kernels *kernels, enum mb_packed_form
 static void usage(void)
 {
     puts("usage: kernel [--level NAME] [--format f32|f16|bf16|fp8|fp4] [--rows 1,8,32] [--outputs N] [--inputs K]\n"
-         "              [--threads T] [--megabytes WEIGHTS]");
+         "              [--columns OF_A_TASK] [--threads T] [--megabytes WEIGHTS]");
 }
 
 static int row_counts_of(char *text, int64_t *counts, int most)
@@ -383,9 +383,9 @@ static int row_counts_of(char *text, int64_t *counts, int most)
 int main(int argc, char **argv)
 {
     static const struct option known[] = {
-        {"level", 1, NULL, 'l'},     {"format", 1, NULL, 'f'}, {"rows", 1, NULL, 'm'},
-        {"outputs", 1, NULL, 'n'},   {"inputs", 1, NULL, 'k'}, {"threads", 1, NULL, 't'},
-        {"megabytes", 1, NULL, 'b'}, {"help", 0, NULL, 'h'},   {NULL, 0, NULL, 0}};
+        {"level", 1, NULL, 'l'},  {"format", 1, NULL, 'f'},  {"rows", 1, NULL, 'm'},      {"outputs", 1, NULL, 'n'},
+        {"inputs", 1, NULL, 'k'}, {"threads", 1, NULL, 't'}, {"megabytes", 1, NULL, 'b'}, {"columns", 1, NULL, 'c'},
+        {"help", 0, NULL, 'h'},   {NULL, 0, NULL, 0}};
     int64_t counts[64] = {1, 2, 4, 8, 12, 24, 32, 64, 128, 512};
     int count = 10;
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
@@ -394,11 +394,14 @@ int main(int argc, char **argv)
         if (c == 'm') count = row_counts_of(optarg, counts, 64);
         if (c == 'n') options.n = strtoll(optarg, NULL, 10);
         if (c == 'k') options.k = strtoll(optarg, NULL, 10);
+        if (c == 'c') options.columns = strtoll(optarg, NULL, 10);
         if (c == 't') options.threads = atoi(optarg);
         if (c == 'b') options.bytes = (size_t)strtoull(optarg, NULL, 10) << 20;
         if (c == 'h' || c == '?') return usage(), c == '?';
     }
-    if (options.threads < 1 || options.threads > THREADS_MAX || options.n < 1 || options.k < 1) return usage(), 1;
+    if (options.threads < 1 || options.threads > THREADS_MAX || options.n < 1 || options.k < 1 ||
+        options.columns < 64 || options.columns % 64)
+        return usage(), 1;
     const double fma = has(MB_CPU_AVX512F) ? peak_rate(fma_peak, 32) : 0;
     const double dot = has(MB_CPU_AVX512F | MB_CPU_AVX512_BF16) ? peak_rate(dot_peak, 64) : 0;
     printf("%d threads: float32 FMA %.0f GFLOP/s, bf16 dot %.0f GFLOP/s (0: no such vectors of 512 bits)\n",

@@ -93,8 +93,8 @@ static void apply_block(const struct mb_activation *activation, float *g, float 
     }
 }
 
-static void apply_activation(const struct mb_activation *activation, const float *gate, const float *up, float *out,
-                             int64_t n)
+static inline void apply_activation(const struct mb_activation *activation, const float *gate, const float *up,
+                                    float *out, int64_t n)
 {
     float g[BLOCK], u[BLOCK], h[BLOCK];
     for (int64_t i = 0; i < n; i += BLOCK) {

@@ -17,7 +17,7 @@ struct mb_slot {
     float weight; // what multiplies the expert's output (1 when it went to the input)
 };
 
-// A unit of work of the inner phase: columns [c0, c1) of one expert's activations.
+// A unit of work: columns [c0, c1) of one expert's activations (inner), or of all experts' outputs (outer).
 struct mb_item {
     bool shared;
     int64_t expert;
@@ -72,7 +72,7 @@ struct mb_buffers {
     float *shared;                   // [n][own H]
     char *y_mine, *y_all;            // tp > 1: own columns of y in its dtype, all parts; [n][H] floats each
 
-    struct mb_item *items; // inner work list
+    struct mb_item *items; // work list of a phase
     size_t scratch_bytes;  // per worker
     char *scratch;         // [workers][scratch_bytes]
 };
@@ -83,6 +83,15 @@ static inline int64_t mb_task_columns(const moeblock_expert_class *kind, const v
 {
     const int64_t granule = mb_min(mb_max(kind->granule(self), 1), MB_WIDEST_ROW);
     return mb_ceil_div(MB_TASK_COLUMNS, granule) * granule;
+}
+
+// The outer phase computes one expert's outputs in tiles: at most so many rows, and columns of a kind that splits, the
+// more the fewer the rows; at least those of a task.
+enum { MB_OUTER_ROWS = 192, MB_OUTER_COLUMNS = 512 };
+static inline int64_t mb_tile_columns(const moeblock_expert_class *kind, const void *self, int64_t rows)
+{
+    const int64_t task = mb_task_columns(kind, self);
+    return mb_max(1, MB_OUTER_ROWS * MB_OUTER_COLUMNS / mb_max(1, mb_min(rows, MB_OUTER_ROWS)) / task) * task;
 }
 
 static inline struct mb_buffers *mb_buffers_of(const struct mb_run *run) { return run->workspace->buffers; }
@@ -125,6 +134,10 @@ static inline char *mb_scratch(const struct mb_run *run, int worker)
 // each.
 moeblock_status mb_gather_columns(struct mb_run *run, const void *part, int64_t rows, int64_t total, size_t element,
                                   void *all, void *whole, size_t *bytes_per_rank);
+
+// work_list.c: the items of a phase; returns how many. Inner ones of the routed experts come first.
+int64_t mb_list_inner(struct mb_run *run, bool routed, bool shared, int64_t *routed_items);
+int64_t mb_list_outer(struct mb_run *run, bool routed, bool shared);
 
 void mb_run_trace(const struct mb_run *run, const char *what, int64_t a, int64_t b);
 

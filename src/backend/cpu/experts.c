@@ -37,36 +37,6 @@ static moeblock_status scale_task(struct mb_run *run, int64_t index, int worker,
     return MOEBLOCK_OK;
 }
 
-static int64_t list_columns(struct mb_item *items, int64_t n, bool shared, int64_t expert, int64_t c0, int64_t c1,
-                            int64_t step)
-{
-    for (int64_t c = c0; c < c1; c += step) items[n++] = (struct mb_item){shared, expert, c, mb_min(c1, c + step)};
-    return n;
-}
-
-static int64_t list_routed(struct mb_run *run, int64_t n)
-{
-    const struct mb_share *share = &run->block->share;
-    struct mb_buffers *b = mb_buffers_of(run);
-    const moeblock_expert_class *kind = routed_of(run);
-    const int64_t inner = run->block->config->routed.intermediate_size;
-    for (int64_t e = share->e0; e < share->e1; e++) {
-        if (b->expert_begin[e - share->e0] == b->expert_begin[e - share->e0 + 1]) continue;
-        run->active_experts++;
-        n = kind->splits
-                ? list_columns(b->items, n, false, e, share->i0, share->i1, mb_task_columns(kind, run->set->routed))
-                : list_columns(b->items, n, false, e, 0, inner, mb_max(inner, 1));
-    }
-    return n;
-}
-
-static int64_t list_shared(struct mb_run *run, int64_t n)
-{
-    const struct mb_share *share = &run->block->share;
-    return list_columns(mb_buffers_of(run)->items, n, true, 0, share->s0, share->s1,
-                        mb_task_columns(shared_of(run), run->set->shared));
-}
-
 // Where inner writes: straight to whole rows, or to this rank's part when columns are gathered afterwards.
 static void *activations(const struct mb_run *run, bool shared, int64_t row, int64_t column, int64_t *stride)
 {
@@ -150,36 +120,54 @@ static void deliver(struct mb_run *run, int64_t s0, int64_t m, const float *tile
     }
 }
 
-// Columns [c0, c1) of all experts' outputs, experts ascending.
+// Columns [c0, c1) of one expert's outputs for its rows [s0, s0 + m), added to the sums.
+static moeblock_status expert_columns(struct mb_run *run, int64_t e, int64_t s0, int64_t m, int64_t c0, int64_t c1,
+                                      int worker, moeblock_error *error)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const moeblock_expert_class *kind = routed_of(run);
+    // A kind that computes whole rows only gives them all; this rank keeps its columns.
+    const int64_t k0 = kind->splits ? c0 : 0, k1 = kind->splits ? c1 : run->block->routed_width;
+    float *tile = (float *)(void *)mb_scratch(run, worker);
+    const moeblock_expert_call call = {
+        .struct_size = sizeof call,
+        .expert = e,
+        .m = m,
+        .rows = run->block->config->routed.intermediate_size ? b->activation_row + s0 : b->slot_row + s0,
+        .c0 = k0,
+        .c1 = k1,
+        .out = tile,
+        .out_stride = k1 - k0,
+        .scratch = (char *)tile + mb_round_up((size_t)(m * (k1 - k0)) * sizeof(float), 64),
+    };
+    const moeblock_status status = kind->outer(run->set->routed, &call, error);
+    MB_TRY(mb_kind_status("expert", run->block->routed_kind, "outer", status, error));
+    deliver(run, s0, m, tile + (c0 - k0), k1 - k0, c0, c1);
+    return MOEBLOCK_OK;
+}
+
+// Columns [c0, c1) of all experts' outputs, experts ascending, in tiles of bounded size.
 static moeblock_status routed_columns(struct mb_run *run, int64_t c0, int64_t c1, int worker, moeblock_error *error)
 {
     struct mb_buffers *b = mb_buffers_of(run);
     const struct mb_share *share = &run->block->share;
-    const moeblock_expert_class *kind = routed_of(run);
-    const int64_t own = share->d1 - share->d0, width = run->block->routed_width;
+    const int64_t own = share->d1 - share->d0;
     for (int64_t t = 0; share->ep == 1 && t < run->n; t++)
         memset(b->routed + t * own + (c0 - share->d0), 0, (size_t)(c1 - c0) * sizeof(float));
-    // A kind that computes whole rows only gives them all; this rank keeps its columns.
-    const int64_t k0 = kind->splits ? c0 : 0, k1 = kind->splits ? c1 : width;
-    float *tile = (float *)(void *)mb_scratch(run, worker);
-    const size_t tile_bytes = mb_round_up((size_t)(run->arrived * (k1 - k0)) * sizeof(float), 64);
-    for (int64_t e = share->e0; e < share->e1; e++) {
-        const int64_t s0 = b->expert_begin[e - share->e0], m = b->expert_begin[e - share->e0 + 1] - s0;
-        if (!m) continue;
-        const moeblock_expert_call call = {
-            .struct_size = sizeof call,
-            .expert = e,
-            .m = m,
-            .rows = run->block->config->routed.intermediate_size ? b->activation_row + s0 : b->slot_row + s0,
-            .c0 = k0,
-            .c1 = k1,
-            .out = tile,
-            .out_stride = k1 - k0,
-            .scratch = (char *)tile + tile_bytes,
-        };
-        const moeblock_status status = kind->outer(run->set->routed, &call, error);
-        MB_TRY(mb_kind_status("expert", run->block->routed_kind, "outer", status, error));
-        deliver(run, s0, m, tile + (c0 - k0), k1 - k0, c0, c1);
+    int64_t most = 1; // rows of any expert
+    for (int64_t e = share->e0; e < share->e1; e++)
+        most = mb_max(most, b->expert_begin[e - share->e0 + 1] - b->expert_begin[e - share->e0]);
+    const int64_t step = mb_tile_columns(routed_of(run), run->set->routed, most);
+    for (int64_t c = c0, next; c < c1; c = next) {
+        next = routed_of(run)->splits ? mb_min(c1, c + step) : c1;
+        for (int64_t e = share->e0; e < share->e1; e++) {
+            const int64_t s0 = b->expert_begin[e - share->e0], m = b->expert_begin[e - share->e0 + 1] - s0;
+            int64_t blocks = mb_ceil_div(m, MB_OUTER_ROWS);
+            for (int64_t r = 0, rows; r < m; r += rows, blocks--) {
+                rows = mb_ceil_div(m - r, blocks);
+                MB_TRY(expert_columns(run, e, s0 + r, rows, c, next, worker, error));
+            }
+        }
     }
     return MOEBLOCK_OK;
 }
@@ -210,21 +198,6 @@ static moeblock_status outer_task(struct mb_run *run, int64_t index, int worker,
                        : routed_columns(run, item.c0, item.c1, worker, error);
 }
 
-static int64_t list_outer(struct mb_run *run, bool routed, bool shared)
-{
-    const struct mb_share *share = &run->block->share;
-    struct mb_item *items = mb_buffers_of(run)->items;
-    int64_t n = 0;
-    if (routed) {
-        const moeblock_expert_class *kind = routed_of(run);
-        const int64_t step = kind->splits ? mb_task_columns(kind, run->set->routed) : mb_max(share->d1 - share->d0, 1);
-        n = list_columns(items, n, false, 0, share->d0, share->d1, step);
-    }
-    if (shared)
-        n = list_columns(items, n, true, 0, share->h0, share->h1, mb_task_columns(shared_of(run), run->set->shared));
-    return n;
-}
-
 // Both phases for the routed experts, the shared expert, or both in the same work lists.
 static moeblock_status run_phases(struct mb_run *run, bool routed, bool shared)
 {
@@ -232,12 +205,12 @@ static moeblock_status run_phases(struct mb_run *run, bool routed, bool shared)
     const size_t row = (size_t)run->block->config->hidden_size * mb_element_bytes(run->set);
     const char *rows = run->block->config->shared_input == MB_INPUT_AUX ? b->aux_rows : b->rows;
     for (int64_t t = 0; shared && t < run->n; t++) b->token_row[t] = rows + (size_t)t * row;
-    const int64_t routed_items = routed ? list_routed(run, 0) : 0;
-    const int64_t items = shared ? list_shared(run, routed_items) : routed_items;
+    int64_t routed_items;
+    const int64_t items = mb_list_inner(run, routed, shared, &routed_items);
     mb_run_trace(run, "inner", routed_items, items - routed_items);
     MB_TRY(mb_each(run, items, inner_task));
     MB_TRY(gather_activations(run, routed, shared));
-    return mb_each(run, list_outer(run, routed, shared), outer_task);
+    return mb_each(run, mb_list_outer(run, routed, shared), outer_task);
 }
 
 static bool runs_shared(const struct mb_run *run) { return run->set->shared && !run->given_ids; }

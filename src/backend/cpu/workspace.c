@@ -151,8 +151,14 @@ static size_t scratch_of_worker(const moeblock_block *block, int64_t n)
     if (set->routed) {
         const moeblock_expert_class *kind = block->routed_kind->class_copy;
         const int64_t own = block->share.d1 - block->share.d0;
-        const int64_t width = kind->splits ? mb_min(own, mb_task_columns(kind, set->routed)) : block->routed_width;
-        const size_t need = kind->scratch_bytes(set->routed, rows) + (size_t)(rows * width) * sizeof(float) + 128;
+        const int64_t tile_rows = mb_min(rows, MB_OUTER_ROWS);
+        size_t floats = (size_t)(tile_rows * block->routed_width);
+        // Of m rows a tile has at most this many floats, whatever m is.
+        if (kind->splits) {
+            const int64_t task = mb_task_columns(kind, set->routed);
+            floats = (size_t)mb_min(tile_rows * own, mb_max(MB_OUTER_ROWS * MB_OUTER_COLUMNS, tile_rows * task));
+        }
+        const size_t need = kind->scratch_bytes(set->routed, rows) + floats * sizeof(float) + 128;
         most = need > most ? need : most;
     }
     if (set->shared) {

@@ -8,8 +8,7 @@
 #define MB_ACTIVATIONS static const struct mb_activation_kind kinds[]
 #include "kernels/activation.inl"
 
-void mb_avx512bf16_activate(const struct mb_activation *activation, const float *gate, const float *up, float *out,
-                            int64_t n)
+void mb_avx512bf16_activate(const struct mb_activation *activation, float *gate, float *up, float *out, int64_t n)
 {
-    apply_activation(activation, gate, up, out, n);
+    apply_block(activation, gate, up, out, (int)n);
 }

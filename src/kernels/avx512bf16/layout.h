@@ -66,15 +66,17 @@ static inline struct mb_strip_layout mb_strip_layout_of(const struct mb_packing 
 // Outputs of a panel.
 static inline int64_t mb_panel_columns(const struct mb_packing *packing) { return MB_PANEL / packing->parts; }
 
-// Part of two strips: the weights of one chunk where the tiles read them, and the rows they meet.
+// Part of the strips of a tile: the weights of one chunk where the tile reads them, and the rows they meet. Strips 0
+// and 1 are a panel (or strip 0 either of it), 2 and 3 the next.
 struct mb_span {
-    const uint8_t *weights[2]; // of each strip
+    const uint8_t *weights[4]; // of each strip
     int64_t pairs;
     const uint32_t *x;      // row r at x + r * MB_X_STRIDE, pairs turned; float32 rows: r * 2 * MB_X_STRIDE
     float *sums;            // [rows][MB_PANEL]
-    const uint8_t *next;    // many rows: a line to fetch for each pair
-    const float *scales[2]; // FP8: of the groups
-    const float *full[2];   // FP8: of the columns
+    int64_t panel_sums;     // floats from a panel's sums to the next panel's
+    const uint8_t *next;    // many rows: a line to fetch with each line read
+    const float *scales[4]; // FP8: of the groups
+    const float *full[4];   // FP8: of the columns
     __m512i *top;           // FP4: largest 252 - exponent so far, modulo 256
 };
 
@@ -132,14 +134,19 @@ MB_INLINE __m512i mb_fp4_decode(__m512i codes, __m512i values, __m512i steps)
     return _mm512_subs_epu16(_mm512_permutexvar_epi16(codes, values), steps);
 }
 
-// Tiles: sums of `rows` rows and both strips of a panel (few rows) or one (strip 0 of the span). All continue the
-// chains in `sums`, FP8 ones with group chains of their own.
+// Tiles: sums of some rows and one, two or four strips; all continue the chains in `sums`, FP8 ones with group chains
+// of their own. Few rows: the fewer, the more strips, for enough independent chains; codes come from memory, and tiles
+// fetch them ahead. Many: tiles fetch what comes after the present chunk into the second-level cache.
 typedef void (*mb_tile)(const struct mb_span *span);
-enum { MB_TILE_ROWS = 12, MB_WIDE_ROWS = 6 };
-extern const mb_tile mb_tiles_bf16[2][MB_TILE_ROWS + 1], mb_tiles_fp8[2][MB_TILE_ROWS + 1];
-extern const mb_tile mb_tiles_fp4[2][MB_TILE_ROWS + 1];
-// For many rows, on bf16 pairs or FP8 expanded to them: they also fetch what comes next into the second-level cache.
-extern const mb_tile mb_tiles_many[MB_WIDE_ROWS + 1], mb_tiles_many_fp8[MB_WIDE_ROWS + 1];
+enum { MB_TILE_ROWS = 12, MB_WIDE_ROWS = 6, MB_SHAPES = 3, MB_FOUR_STRIPS_ROWS = 2 };
+struct mb_tiles {
+    mb_tile few[MB_SHAPES][MB_TILE_ROWS + 1]; // of 1 << shape strips
+    int wide_rows;                            // rows that take two strips at a time
+    mb_tile many[MB_TILE_ROWS + 1];
+    int many_strips, many_rows;
+    int line_pairs; // pairs in a line
+};
+extern const struct mb_tiles mb_tiles_bf16, mb_tiles_fp8, mb_tiles_fp4;
 // float32 rows on bf16 pairs: [scaled][products and sums rounded separately].
 extern const mb_tile mb_tiles_f32[2][2][MB_WIDE_ROWS + 1];
 
@@ -166,9 +173,8 @@ size_t mb_walk_scratch(const struct mb_packing *packing, int64_t m);
 
 size_t mb_avx512bf16_packed_bytes(const struct mb_packing *packing);
 void mb_avx512bf16_pack(const struct mb_packing *packing, void *packed, const struct mb_piece *piece);
-// mb_activation_apply in wide vectors.
-void mb_avx512bf16_activate(const struct mb_activation *activation, const float *gate, const float *up, float *out,
-                            int64_t n);
+// mb_activation_apply in wide vectors; may change gate and up, which do not overlap out.
+void mb_avx512bf16_activate(const struct mb_activation *activation, float *gate, float *up, float *out, int64_t n);
 void mb_avx512bf16_gate_up(const struct mb_gate_up_call *call);
 void mb_avx512bf16_project(const struct mb_project_call *call);
 

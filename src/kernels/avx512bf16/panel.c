@@ -1,42 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a call walks rows, inputs and panels. Few rows: copied to scratch once, pairs turned as the dot instruction wants
-// them, and each panel is one pass over its weights, codes decoded in registers. Many rows: turned tile by
-// tile, in blocks; chunk by chunk of inputs panels are expanded to bf16 once for the block.
+// How a call walks rows, inputs and panels. Few rows lie in scratch with all their inputs, and each strip is one pass
+// over its weights. Many rows go in blocks; chunk by chunk of inputs a block's rows are copied to scratch once for
+// several panels. Copies have the halves of each pair exchanged, as the dot instruction wants them. Codes become bf16
+// in the tiles' registers; they are expanded in scratch for float32 rows and for FP4 exponents beyond the tiles.
 #include <string.h>
 
 #include "base/float.h"
 #include "kernels/avx512bf16/layout.h"
 
 enum {
-    DIRECT_ROWS = 24, // up to so many rows decode in registers
-    AT_ONCE = 2       // panels that share the turned rows of a tile
+    FEW_ROWS = 24,
+    PANELS_AT_ONCE = 16,                        // that share the copied rows; more where a block has fewer rows
+    SUMS = PANELS_AT_ONCE * MB_ROWS * MB_PANEL, // floats, most
+    ROWS_AHEAD = 4                              // between the row that is copied and the one that is fetched
 };
 #define STRIP_SCRATCH (MB_CHUNK_PAIRS * 128 + 1024) // expanded; the second strip starts in other cache sets
 
 struct scratch {
-    uint8_t *expanded; // [AT_ONCE][2][STRIP_SCRATCH]
-    float *sums;       // [AT_ONCE][m][MB_PANEL]
-    uint32_t *x;       // few rows: [chunks][m][MB_X_STRIDE]; many: those of a tile
+    uint8_t *expanded; // [2][STRIP_SCRATCH]
+    float *sums;       // [panels][m][MB_PANEL]
+    uint32_t *x;       // few rows: [chunks][m][MB_X_STRIDE]; many: those of a chunk
 };
 
 // Rows that meet weights as float32: those that are, and all where products and sums are to be rounded separately.
 static bool takes_floats(const struct mb_walk *walk) { return !walk->rows->bf16 || walk->separate; }
 
+// Panels whose sums have room side by side.
+static int64_t panels_at_once(int64_t m) { return SUMS / (mb_min(m, MB_ROWS) * MB_PANEL); }
+
 static int64_t chunks_of(const struct mb_packing *packing) { return mb_ceil_div(packing->k, MB_CHUNK); }
 
 size_t mb_walk_scratch(const struct mb_packing *packing, int64_t m)
 {
-    const int64_t few = mb_min(m, DIRECT_ROWS) * chunks_of(packing), many = 2 * MB_WIDE_ROWS;
-    return AT_ONCE * (2 * STRIP_SCRATCH + (size_t)mb_min(m, MB_ROWS) * MB_PANEL * sizeof(float)) +
-           (size_t)mb_max(few, many) * MB_X_STRIDE * sizeof(uint32_t) + 64;
+    const int64_t few = mb_min(m, FEW_ROWS) * chunks_of(packing), many = mb_min(2 * m, MB_ROWS); // rows of floats: two
+    return 2 * STRIP_SCRATCH + SUMS * sizeof(float) + (size_t)mb_max(few, many) * MB_X_STRIDE * sizeof(uint32_t) + 64;
 }
 
 static struct scratch scratch_of(const struct mb_walk *walk)
 {
     char *memory = (char *)mb_round_up((size_t)(uintptr_t)walk->scratch, 64);
     struct scratch scratch = {.expanded = (uint8_t *)memory};
-    scratch.sums = (float *)(void *)(memory + AT_ONCE * 2 * STRIP_SCRATCH);
-    scratch.x = (uint32_t *)(void *)(scratch.sums + AT_ONCE * mb_min(walk->rows->m, MB_ROWS) * MB_PANEL);
+    scratch.sums = (float *)(void *)(memory + 2 * STRIP_SCRATCH);
+    scratch.x = (uint32_t *)(void *)(scratch.sums + SUMS);
     return scratch;
 }
 
@@ -69,8 +74,12 @@ static void float_row(const struct mb_walk *walk, const void *row, int64_t k0, i
 static void load_rows(const struct mb_walk *walk, int64_t r0, int64_t m, int64_t chunk, uint32_t *x)
 {
     const int64_t k0 = chunk * MB_CHUNK, count = mb_min(MB_CHUNK, walk->packing->k - k0);
+    const int64_t size = walk->rows->bf16 ? sizeof(uint16_t) : sizeof(float);
     for (int64_t r = 0; r < m; r++) {
         const void *row = walk->rows->row[r0 + r];
+        // Rows lie apart: processors do not foresee where the next one begins.
+        const char *later = (const char *)walk->rows->row[r0 + mb_min(r + ROWS_AHEAD, m - 1)] + k0 * size;
+        for (int64_t byte = 0; byte < count * size; byte += 64) _mm_prefetch(later + byte, _MM_HINT_T0);
         if (takes_floats(walk)) {
             float_row(walk, row, k0, count, (float *)(void *)(x + r * 2 * MB_X_STRIDE));
         } else {
@@ -79,32 +88,14 @@ static void load_rows(const struct mb_walk *walk, int64_t r0, int64_t m, int64_t
     }
 }
 
-// How the tiles of one call run.
-struct plan {
-    const mb_tile *tiles;
-    int64_t most;   // rows of a tile
-    bool one_strip; // a tile covers one strip
-    bool many;      // rows are turned tile by tile
-    bool expands;
-};
-
-static struct plan plan_of(const struct mb_walk *walk, bool exact)
+static const struct mb_tiles *tiles_of(const struct mb_walk *walk)
 {
-    const enum mb_packed_format format = walk->packing->format;
-    const bool scaled = format == MB_PACKED_FP8, coded = format != MB_PACKED_BF16;
-    const int64_t wide = coded ? 4 : MB_WIDE_ROWS;
-    if (takes_floats(walk))
-        return (struct plan){mb_tiles_f32[scaled][walk->separate], MB_WIDE_ROWS, false, true, coded};
-    if (exact || walk->rows->m > DIRECT_ROWS)
-        return (struct plan){scaled ? mb_tiles_many_fp8 : mb_tiles_many, MB_WIDE_ROWS, false, true, coded};
-    const mb_tile(*tiles)[MB_TILE_ROWS + 1] = format == MB_PACKED_BF16 ? mb_tiles_bf16
-                                              : scaled                 ? mb_tiles_fp8
-                                                                       : mb_tiles_fp4;
-    if (walk->rows->m <= wide) return (struct plan){tiles[1], wide, false, false, false};
-    return (struct plan){tiles[0], MB_TILE_ROWS, true, false, false};
+    static const struct mb_tiles *const tiles[MB_PACKED_FORMATS] = {
+        [MB_PACKED_BF16] = &mb_tiles_bf16, [MB_PACKED_FP8] = &mb_tiles_fp8, [MB_PACKED_FP4] = &mb_tiles_fp4};
+    return tiles[walk->packing->format];
 }
 
-// Where a chunk of strip s of a panel begins.
+// Where a chunk of strip s of a panel begins; the panel after one is strips 2 and 3 of it.
 static const uint8_t *codes_of(const struct mb_walk *walk, int64_t panel, int s, int64_t chunk)
 {
     static const size_t pair_bytes[MB_PACKED_FORMATS] = {
@@ -113,120 +104,156 @@ static const uint8_t *codes_of(const struct mb_walk *walk, int64_t panel, int s,
            (size_t)chunk * MB_CHUNK_PAIRS * pair_bytes[walk->packing->format];
 }
 
-// What tile call `call` of a chunk fetches: block by block the strips that the next chunk needs.
-static const uint8_t *next_block(const struct mb_walk *walk, int64_t p0, int64_t panels, int64_t chunk, int64_t call)
-{
-    const int64_t blocks =
-        walk->packing->format == MB_PACKED_BF16 ? 2 : 1; // of MB_CHUNK_PAIRS lines, in a strip's chunk
-    const int64_t strip = mb_min(call / blocks, 2 * panels - 1), block = call % blocks;
-    const bool last = chunk + 1 == chunks_of(walk->packing);
-    const int64_t panel = p0 + strip / 2 + (last && p0 + panels < walk->p1 ? panels : 0);
-    return codes_of(walk, panel, (int)(strip % 2), last ? 0 : chunk + 1) + block * MB_CHUNK_PAIRS * 64;
-}
-
-// The weights of a chunk of a panel, expanded where the plan says so.
-static struct mb_span span_of(const struct mb_walk *walk, const struct plan *plan, int64_t panel, int64_t chunk,
-                              uint8_t *expanded)
+// The weights of a chunk of `strips` strips of a panel, from strip s0 on.
+static struct mb_span span_of(const struct mb_walk *walk, int64_t panel, int s0, int strips, int64_t chunk)
 {
     const struct mb_strip_layout layout = mb_strip_layout_of(walk->packing);
-    const enum mb_packed_format format = walk->packing->format;
     struct mb_span span = {.pairs = mb_min(MB_CHUNK_PAIRS, layout.pairs - chunk * MB_CHUNK_PAIRS)};
-    for (int s = 0; s < 2; s++) {
-        const uint8_t *strip = (const uint8_t *)walk->packed + (size_t)(2 * panel + s) * layout.strip_bytes;
-        const uint8_t *codes = codes_of(walk, panel, s, chunk);
-        span.weights[s] = plan->expands ? expanded + s * STRIP_SCRATCH : codes;
-        if (format == MB_PACKED_FP8) {
-            const int64_t group = chunk * (MB_CHUNK_PAIRS / MB_FP8_PAIRS);
-            span.scales[s] = (const float *)(const void *)(strip + layout.scales) + group;
-            span.full[s] = (const float *)(const void *)(strip + layout.full) + group * MB_STRIP;
-            if (plan->expands) mb_expand_fp8(codes, span.pairs, expanded + s * STRIP_SCRATCH);
-        } else if (plan->expands) {
-            mb_expand_fp4(codes, span.pairs, takes_floats(walk), expanded + s * STRIP_SCRATCH);
-        }
+    for (int s = 0; s < strips; s++) {
+        span.weights[s] = codes_of(walk, panel, s0 + s, chunk);
+        if (walk->packing->format != MB_PACKED_FP8) continue;
+        const uint8_t *strip = codes_of(walk, panel, s0 + s, 0);
+        const int64_t group = chunk * (MB_CHUNK_PAIRS / MB_FP8_PAIRS);
+        span.scales[s] = (const float *)(const void *)(strip + layout.scales) + group;
+        span.full[s] = (const float *)(const void *)(strip + layout.full) + group * MB_STRIP;
     }
     return span;
 }
 
-// One chunk of a panel for few rows, split evenly over tiles.
-static void run_tiles(const struct plan *plan, struct mb_span *span, uint32_t *x, int64_t m, float *sums)
+static void expand(const struct mb_walk *walk, struct mb_span *span, uint8_t *expanded)
 {
-    for (int s = 0; s < (plan->one_strip ? 2 : 1); s++) {
-        int64_t tiles = mb_ceil_div(m, plan->most);
-        for (int64_t r = 0, rows; r < m; r += rows, tiles--) {
-            rows = mb_ceil_div(m - r, tiles);
-            span->x = x + r * MB_X_STRIDE;
-            span->sums = sums + r * MB_PANEL + s * MB_STRIP;
-            plan->tiles[rows](span);
-        }
-        span->weights[0] = span->weights[1];
-        span->scales[0] = span->scales[1];
-        span->full[0] = span->full[1];
+    for (int s = 0; s < 2; s++, expanded += STRIP_SCRATCH) {
+        if (walk->packing->format == MB_PACKED_BF16) continue;
+        if (walk->packing->format == MB_PACKED_FP8) mb_expand_fp8(span->weights[s], span->pairs, expanded);
+        if (walk->packing->format == MB_PACKED_FP4)
+            mb_expand_fp4(span->weights[s], span->pairs, takes_floats(walk), expanded);
+        span->weights[s] = expanded;
     }
 }
 
-// Sums of a panel for few rows, which lie in scratch with all their inputs. False when FP4 exponents ask for exact
-// expansion.
-static bool sum_few(const struct mb_walk *walk, const struct plan *plan, int64_t panel, const struct scratch *scratch)
+// What the tiles on many rows fetch, call by call.
+struct fetch {
+    const uint8_t *strip[2]; // what to fetch: a chunk of both strips of a panel
+    int64_t calls, each;     // calls that each strip takes, bytes of a call
+    int64_t call;
+};
+
+static const void *fetch_next(struct fetch *fetch, const void *nothing)
 {
+    const int64_t call = fetch->call++;
+    if (call >= 2 * fetch->calls) return nothing;
+    return fetch->strip[call / fetch->calls] + call % fetch->calls * fetch->each;
+}
+
+// All rows of a span in tiles of nearly equal height, at most `most`. `stride` is the 32-bit words of a row of x.
+static void run_tiles(const mb_tile *tiles, int64_t most, struct mb_span *span, const uint32_t *x, int64_t stride,
+                      int64_t m, struct fetch *fetch)
+{
+    float *sums = span->sums;
+    int64_t left = mb_ceil_div(m, most);
+    for (int64_t r = 0, rows; r < m; r += rows, left--) {
+        rows = mb_ceil_div(m - r, left);
+        span->x = x + r * stride;
+        span->sums = sums + r * MB_PANEL;
+        if (fetch) span->next = fetch_next(fetch, span->x);
+        tiles[rows](span);
+    }
+}
+
+// Sums of `panels` panels, one or two, for few rows. False when FP4 exponents ask for expansion.
+static bool sum_few(const struct mb_walk *walk, int64_t panel, int64_t panels, const struct scratch *scratch)
+{
+    const struct mb_tiles *tiles = tiles_of(walk);
     const int64_t m = walk->rows->m;
+    const int shape = panels == 2 ? 2 : m <= tiles->wide_rows ? 1 : 0, strips = 1 << shape;
+    const int64_t most = shape == 2 ? MB_FOUR_STRIPS_ROWS : shape == 1 ? tiles->wide_rows : MB_TILE_ROWS;
     __m512i top = _mm512_setzero_si512();
-    memset(scratch->sums, 0, (size_t)m * MB_PANEL * sizeof(float));
-    for (int64_t c = 0; c < chunks_of(walk->packing); c++) {
-        struct mb_span span = span_of(walk, plan, panel, c, NULL);
-        span.top = &top;
-        run_tiles(plan, &span, scratch->x + c * m * MB_X_STRIDE, m, scratch->sums);
+    memset(scratch->sums, 0, (size_t)(panels * m * MB_PANEL) * sizeof(float));
+    for (int s = 0; s < 2 * panels; s += strips) {
+        for (int64_t c = 0; c < chunks_of(walk->packing); c++) {
+            struct mb_span span = span_of(walk, panel, s, strips, c);
+            span.sums = scratch->sums + s * MB_STRIP;
+            span.panel_sums = m * MB_PANEL;
+            span.top = &top;
+            run_tiles(tiles->few[shape], most, &span, scratch->x + c * m * MB_X_STRIDE, MB_X_STRIDE, m, NULL);
+        }
     }
     return _mm512_cmpgt_epu8_mask(top, _mm512_set1_epi8((char)MB_FP4_TOP)) == 0;
 }
 
-// Sums of up to AT_ONCE panels for rows [r0, r0 + m): the rows of a tile are turned once for all of them, into the
-// first-level cache.
-static void sum_many(const struct mb_walk *walk, const struct plan *plan, int64_t p0, int64_t panels, int64_t r0,
-                     int64_t m, const struct scratch *scratch)
+// What to fetch while a chunk of a panel is worked on: the same chunk of the group's next panel, or the next chunk of
+// its first one, or the next group.
+static struct fetch fetch_after(const struct mb_walk *walk, int64_t p0, int64_t panels, int64_t panel, int64_t chunk)
 {
-    struct mb_span span[AT_ONCE];
+    static const int64_t strip_calls[MB_PACKED_FORMATS] = {
+        [MB_PACKED_BF16] = 2, [MB_PACKED_FP8] = 1, [MB_PACKED_FP4] = 1};
+    const bool last = chunk + 1 == chunks_of(walk->packing);
+    int64_t next = panel + 1;
+    if (next == p0 + panels && !last) next = p0;
+    if (next == walk->p1) return (struct fetch){.calls = 0};
+    if (next == p0) chunk++;
+    if (next == p0 + panels) chunk = 0;
+    return (struct fetch){.strip = {codes_of(walk, next, 0, chunk), codes_of(walk, next, 1, chunk)},
+                          .calls = strip_calls[walk->packing->format],
+                          .each = MB_CHUNK_PAIRS / tiles_of(walk)->line_pairs * 64};
+}
+
+// Sums of some panels for rows [r0, r0 + m). With `expands` the codes are expanded, else this is false when
+// FP4 exponents ask for that.
+static bool sum_many(const struct mb_walk *walk, bool expands, int64_t p0, int64_t panels, int64_t r0, int64_t m,
+                     const struct scratch *scratch)
+{
+    const bool floats = takes_floats(walk), scaled = walk->packing->format == MB_PACKED_FP8;
+    const struct mb_tiles *tiles = expands ? &mb_tiles_bf16 : tiles_of(walk);
+    const mb_tile *calls = floats ? mb_tiles_f32[scaled][walk->separate] : tiles->many;
+    const int strips = floats ? 2 : tiles->many_strips;
+    const int64_t most = floats ? MB_WIDE_ROWS : tiles->many_rows, stride = (floats ? 2 : 1) * MB_X_STRIDE;
+    __m512i top = _mm512_setzero_si512();
     memset(scratch->sums, 0, (size_t)(panels * m) * MB_PANEL * sizeof(float));
     for (int64_t c = 0; c < chunks_of(walk->packing); c++) {
-        for (int64_t i = 0; i < panels; i++)
-            span[i] = span_of(walk, plan, p0 + i, c, scratch->expanded + i * 2 * STRIP_SCRATCH);
-        int64_t tiles = mb_ceil_div(m, plan->most), call = 0;
-        for (int64_t r = 0, rows; r < m; r += rows, tiles--) {
-            rows = mb_ceil_div(m - r, tiles);
-            load_rows(walk, r0 + r, rows, c, scratch->x);
-            for (int64_t i = 0; i < panels; i++) {
-                span[i].x = scratch->x;
-                span[i].sums = scratch->sums + (i * m + r) * MB_PANEL;
-                span[i].next = next_block(walk, p0, panels, c, call++);
-                plan->tiles[rows](&span[i]);
+        load_rows(walk, r0, m, c, scratch->x);
+        for (int64_t i = 0; i < panels; i++) {
+            struct fetch fetch = fetch_after(walk, p0, panels, p0 + i, c);
+            for (int s = 0; s < 2; s += strips) {
+                struct mb_span span = span_of(walk, p0 + i, s, strips, c);
+                span.sums = scratch->sums + i * m * MB_PANEL + s * MB_STRIP;
+                span.top = &top;
+                if (expands) expand(walk, &span, scratch->expanded);
+                run_tiles(calls, most, &span, scratch->x, stride, m, &fetch);
             }
         }
     }
+    return expands || _mm512_cmpgt_epu8_mask(top, _mm512_set1_epi8((char)MB_FP4_TOP)) == 0;
 }
 
-static void walk_few(const struct mb_walk *walk, const struct plan *plan, const struct scratch *scratch)
+static void walk_few(const struct mb_walk *walk, const struct scratch *scratch)
 {
-    const struct plan exact = plan_of(walk, true);
     const int64_t m = walk->rows->m;
-    bool turned = false;
-    for (int64_t panel = walk->p0; panel < walk->p1; panel++) {
-        for (int64_t c = 0; c < chunks_of(walk->packing) && !turned; c++)
+    bool copied = false;
+    for (int64_t p = walk->p0, panels; p < walk->p1; p += panels) {
+        panels = m <= MB_FOUR_STRIPS_ROWS ? mb_min(2, walk->p1 - p) : 1;
+        for (int64_t c = 0; c < chunks_of(walk->packing) && !copied; c++)
             load_rows(walk, 0, m, c, scratch->x + c * m * MB_X_STRIDE);
-        turned = sum_few(walk, plan, panel, scratch);
-        if (!turned) sum_many(walk, &exact, panel, 1, 0, m, scratch); // overwrites the turned rows
-        walk->finish(walk->call, panel, 0, m, scratch->sums);
+        copied = sum_few(walk, p, panels, scratch);
+        if (!copied) sum_many(walk, true, p, panels, 0, m, scratch); // overwrites the copied rows
+        for (int64_t i = 0; i < panels; i++) walk->finish(walk->call, p + i, 0, m, scratch->sums + i * m * MB_PANEL);
     }
 }
 
-static void walk_many(const struct mb_walk *walk, const struct plan *plan, const struct scratch *scratch)
+// Panels outside, so that a second block of rows finds their weights in a cache.
+static void walk_many(const struct mb_walk *walk, const struct scratch *scratch)
 {
-    int64_t blocks = mb_ceil_div(walk->rows->m, MB_ROWS);
-    for (int64_t r0 = 0, m; r0 < walk->rows->m; r0 += m, blocks--) {
-        m = mb_ceil_div(walk->rows->m - r0, blocks);
-        for (int64_t p0 = walk->p0, panels; p0 < walk->p1; p0 += panels) {
-            panels = mb_min(AT_ONCE, walk->p1 - p0);
-            sum_many(walk, plan, p0, panels, r0, m, scratch);
+    const int64_t most = takes_floats(walk) ? MB_ROWS / 2 : MB_ROWS; // float rows take twice the scratch
+    const int64_t at_once = panels_at_once(mb_min(walk->rows->m, most));
+    for (int64_t p = walk->p0, panels; p < walk->p1; p += panels) {
+        panels = mb_min(at_once, walk->p1 - p);
+        int64_t blocks = mb_ceil_div(walk->rows->m, most);
+        for (int64_t r0 = 0, m; r0 < walk->rows->m; r0 += m, blocks--) {
+            m = mb_ceil_div(walk->rows->m - r0, blocks);
+            if (!sum_many(walk, takes_floats(walk), p, panels, r0, m, scratch))
+                sum_many(walk, true, p, panels, r0, m, scratch);
             for (int64_t i = 0; i < panels; i++)
-                walk->finish(walk->call, p0 + i, r0, m, scratch->sums + i * m * MB_PANEL);
+                walk->finish(walk->call, p + i, r0, m, scratch->sums + i * m * MB_PANEL);
         }
     }
 }
@@ -234,6 +261,6 @@ static void walk_many(const struct mb_walk *walk, const struct plan *plan, const
 void mb_walk_panels(const struct mb_walk *walk)
 {
     const struct scratch scratch = scratch_of(walk);
-    const struct plan plan = plan_of(walk, false);
-    if (walk->rows->m >= 1) (plan.many ? walk_many : walk_few)(walk, &plan, &scratch);
+    const bool few = !takes_floats(walk) && walk->rows->m <= FEW_ROWS;
+    if (walk->rows->m >= 1) (few ? walk_few : walk_many)(walk, &scratch);
 }

@@ -1,66 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles on FP8 codes, decoded in registers. A group of 128 inputs is a chain of its own; its scaled sum is added to
-// `sums` in memory, so that the registers are free for the chains.
+// Tiles on FP8 codes, decoded in registers.
 #include "kernels/avx512bf16/layout.h"
 
-MB_INLINE void tile(const int rows, const int strips, const struct mb_span *span)
+enum { LINE_PAIRS = 1, LINE_BYTES = 64, BLOCK_PAIRS = MB_FP8_PAIRS, BLOCK_BYTES = BLOCK_PAIRS * LINE_BYTES };
+enum { GROUPS = 1, GROUP_PAIRS = BLOCK_PAIRS };
+#define SCALED true
+
+struct decoder {
+    struct mb_fp8_tables tables;
+};
+MB_INLINE void start(struct decoder *decoder) { decoder->tables = mb_fp8_tables_load(); }
+MB_INLINE void enter(struct decoder *decoder, const struct mb_span *span, const int s, const uint8_t *line, const int g)
 {
-    const struct mb_fp8_tables tables = mb_fp8_tables_load();
-    for (int64_t p0 = 0, g = 0; p0 < span->pairs; p0 += MB_FP8_PAIRS, g++) {
-        __m512 sum[MB_TILE_ROWS][4];
-        MB_UNROLL for (int r = 0; r < rows; r++)
-        {
-            MB_UNROLL for (int v = 0; v < 2 * strips; v++) sum[r][v] = _mm512_setzero_ps();
-        }
-        const uint32_t *x = span->x + p0;
-        const uint8_t *w0 = span->weights[0] + p0 * 64, *w1 = span->weights[strips - 1] + p0 * 64;
-        const int64_t pairs = mb_min(MB_FP8_PAIRS, span->pairs - p0);
-        for (int64_t p = 0; p < pairs; p++, w0 += 64, w1 += 64, x++) {
-            __m512i w[4];
-            _mm_prefetch((const char *)w0 + MB_AHEAD, _MM_HINT_T0);
-            mb_fp8_decode(&tables, w0, &w[0], &w[1]);
-            if (strips == 2) {
-                _mm_prefetch((const char *)w1 + MB_AHEAD, _MM_HINT_T0);
-                mb_fp8_decode(&tables, w1, &w[2], &w[3]);
-            }
-            MB_UNROLL for (int r = 0; r < rows; r++)
-            {
-                const __m512i pair = mb_pair(x + r * MB_X_STRIDE);
-                MB_UNROLL for (int v = 0; v < 2 * strips; v++) sum[r][v] = mb_dot(sum[r][v], pair, w[v]);
-            }
-        }
-        MB_UNROLL for (int v = 0; v < 2 * strips; v++)
-        {
-            const __m512 scale = mb_scale(span, v / 2, g, v % 2);
-            MB_UNROLL for (int r = 0; r < rows; r++)
-            {
-                float *to = span->sums + r * MB_PANEL + 16 * v;
-                _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_mul_ps(scale, sum[r][v])));
-            }
-        }
-    }
+    (void)decoder, (void)span, (void)s, (void)line, (void)g;
+}
+MB_INLINE void decode(struct decoder *decoder, const int s, const uint8_t *line, const int h, __m512i *w)
+{
+    (void)s, (void)h;
+    mb_fp8_decode(&decoder->tables, line, &w[0], &w[1]);
 }
 
-#define WIDE(R)                                                                                                        \
-    static void wide_##R(const struct mb_span *span) { tile(R, 2, span); }
-#define NARROW(R)                                                                                                      \
-    static void narrow_##R(const struct mb_span *span) { tile(R, 1, span); }
+#include "kernels/avx512bf16/tile.inl"
 
-WIDE(1)
-WIDE(2)
-WIDE(3)
-WIDE(4)
-NARROW(4)
-NARROW(5)
-NARROW(6)
-NARROW(7)
-NARROW(8)
-NARROW(9)
-NARROW(10)
-NARROW(11)
-NARROW(12)
+MB_MANY(1, 8)
+MB_MANY(1, 9)
+MB_MANY(1, 10)
+MB_MANY(1, 11)
+MB_MANY(1, 12)
 
-const mb_tile mb_tiles_fp8[2][MB_TILE_ROWS + 1] = {
-    {[4] = narrow_4, narrow_5, narrow_6, narrow_7, narrow_8, narrow_9, narrow_10, narrow_11, narrow_12},
-    {[1] = wide_1, wide_2, wide_3, wide_4},
+const struct mb_tiles mb_tiles_fp8 = {
+    .few = {{[4] = few_1x4, few_1x5, few_1x6, few_1x7, few_1x8, few_1x9, few_1x10, few_1x11, few_1x12},
+            {[1] = few_2x1, few_2x2, few_2x3, few_2x4},
+            {[1] = few_4x1, few_4x2}},
+    .wide_rows = 4,
+    .many = {[8] = many_1x8, many_1x9, many_1x10, many_1x11, many_1x12},
+    .many_strips = 1,
+    .many_rows = 12,
+    .line_pairs = LINE_PAIRS,
 };

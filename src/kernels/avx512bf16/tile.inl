@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one tile of dot products: rows x both vectors of each strip, all sums in registers. A format's file says first
+// how a strip's bytes become bf16 pairs:
+//   LINE_PAIRS, LINE_BYTES    pairs of inputs that a line holds, and its bytes
+//   BLOCK_PAIRS, BLOCK_BYTES  what repeats along a strip: GROUPS parts of GROUP_PAIRS
+//   SCALED                    a block is a chain of its own; its scaled sum is added to `sums` in memory, so that the
+//                             registers are free for the chains
+//   struct decoder            start: once a tile; enter: strip s at the first line of part g of a block; decode: pair h
+//                             of a line of strip s as two vectors
+// `rows`, `strips` and `many` are constants where these are inlined.
+
+MB_INLINE float *sums_at(const struct mb_span *span, const int r, const int v)
+{
+    return span->sums + v / 4 * span->panel_sums + r * MB_PANEL + v % 4 * 16;
+}
+
+MB_INLINE void load_sums(const int rows, const int strips, const struct mb_span *span, __m512 sum[MB_TILE_ROWS][8])
+{
+    MB_UNROLL for (int r = 0; r < rows; r++)
+    {
+        MB_UNROLL for (int v = 0; v < 2 * strips; v++)
+        {
+            sum[r][v] = SCALED ? _mm512_setzero_ps() : _mm512_loadu_ps(sums_at(span, r, v));
+        }
+    }
+}
+
+MB_INLINE void store_sums(const int rows, const int strips, const struct mb_span *span, int64_t block,
+                          __m512 sum[MB_TILE_ROWS][8])
+{
+    MB_UNROLL for (int v = 0; v < 2 * strips; v++)
+    {
+        const __m512 scale = SCALED ? mb_scale(span, v / 2, block, v % 2) : _mm512_setzero_ps();
+        MB_UNROLL for (int r = 0; r < rows; r++)
+        {
+            float *to = sums_at(span, r, v);
+            if (SCALED) sum[r][v] = _mm512_add_ps(_mm512_loadu_ps(to), _mm512_mul_ps(scale, sum[r][v]));
+            _mm512_storeu_ps(to, sum[r][v]);
+        }
+    }
+}
+
+MB_INLINE void tile(const int rows, const int strips, const bool many, const struct mb_span *span)
+{
+    __m512 sum[MB_TILE_ROWS][8];
+    struct decoder decoder;
+    const uint8_t *at[4], *next = span->next;
+    const uint32_t *x = span->x;
+    start(&decoder);
+    MB_UNROLL for (int s = 0; s < strips; s++) at[s] = span->weights[s];
+    if (!SCALED) load_sums(rows, strips, span, sum);
+    for (int64_t p = 0, block = 0; p < span->pairs; p += BLOCK_PAIRS, block++) {
+        if (SCALED) load_sums(rows, strips, span, sum);
+        MB_UNROLL for (int g = 0; g < GROUPS; g++)
+        {
+            MB_UNROLL for (int s = 0; s < strips; s++) enter(&decoder, span, s, at[s], g);
+            const uint32_t *end = x + mb_min(GROUP_PAIRS, span->pairs - p - g * GROUP_PAIRS);
+            for (; x < end; x += LINE_PAIRS, next += 64) {
+                if (many) _mm_prefetch((const char *)next, _MM_HINT_T1);
+                MB_UNROLL for (int s = 0; s < strips && !many; s++)
+                {
+                    MB_UNROLL for (int b = 0; b < LINE_BYTES; b += 64)
+                        _mm_prefetch((const char *)at[s] + b + MB_AHEAD, _MM_HINT_T0);
+                }
+                MB_UNROLL for (int h = 0; h < LINE_PAIRS; h++)
+                {
+                    __m512i w[8];
+                    MB_UNROLL for (int s = 0; s < strips; s++) decode(&decoder, s, at[s], h, &w[2 * s]);
+                    MB_UNROLL for (int r = 0; r < rows; r++)
+                    {
+                        const __m512i pair = mb_pair(x + h + r * MB_X_STRIDE);
+                        MB_UNROLL for (int v = 0; v < 2 * strips; v++) sum[r][v] = mb_dot(sum[r][v], pair, w[v]);
+                    }
+                }
+                MB_UNROLL for (int s = 0; s < strips; s++) at[s] += LINE_BYTES;
+            }
+        }
+        MB_UNROLL for (int s = 0; s < strips; s++) at[s] += BLOCK_BYTES - BLOCK_PAIRS / LINE_PAIRS * LINE_BYTES;
+        if (SCALED) store_sums(rows, strips, span, block, sum);
+    }
+    if (!SCALED) store_sums(rows, strips, span, 0, sum);
+}
+
+// Tiles by name, and their table.
+#define MB_FEW(STRIPS, R)                                                                                              \
+    static void few_##STRIPS##x##R(const struct mb_span *span) { tile(R, STRIPS, false, span); }
+#define MB_MANY(STRIPS, R)                                                                                             \
+    static void many_##STRIPS##x##R(const struct mb_span *span) { tile(R, STRIPS, true, span); }
+
+MB_FEW(1, 4)
+MB_FEW(1, 5)
+MB_FEW(1, 6)
+MB_FEW(1, 7)
+MB_FEW(1, 8)
+MB_FEW(1, 9)
+MB_FEW(1, 10)
+MB_FEW(1, 11)
+MB_FEW(1, 12)
+MB_FEW(2, 1)
+MB_FEW(2, 2)
+MB_FEW(2, 3)
+MB_FEW(2, 4)
+MB_FEW(4, 1)
+MB_FEW(4, 2)
