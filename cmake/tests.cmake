@@ -10,7 +10,7 @@ set(threaded_tests "team|context|mesh|block|routed|shared|loader|weights|example
 add_library(test-common INTERFACE)
 target_include_directories(test-common INTERFACE tests)
 target_compile_definitions(test-common INTERFACE MOEBLOCK_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-target_link_libraries(test-common INTERFACE moeblock-internal PkgConfig::cmocka m)
+target_link_libraries(test-common INTERFACE moeblock-reference moeblock-internal PkgConfig::cmocka m)
 file(GLOB support_sources CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} tests/support/*.c)
 if(support_sources)
     add_library(test-support STATIC ${support_sources})
