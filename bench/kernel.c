@@ -215,7 +215,7 @@ static void run_task(const struct job *job, int64_t index, char *scratch)
 {
     const int64_t tasks = mb_ceil_div(job->packing.n, options.columns), n0 = index % tasks * options.columns;
     const void *packed = job->packed + (size_t)(index / tasks) * job->matrix_bytes;
-    const struct mb_rows rows = {job->rows, job->m, true};
+    const struct mb_rows rows = {.row = job->rows, .m = job->m, .bf16 = true};
     const struct mb_activation silu = {.kind = mb_activation_find("silu")};
     if (job->packing.parts == 2) {
         const struct mb_gate_up_call call = {.packing = &job->packing,

@@ -12,7 +12,8 @@ extern "C" {
 typedef enum moeblock_compute {
     MOEBLOCK_COMPUTE_AUTO = 0, // f32 and f16 weights: f32, all others: bf16
     MOEBLOCK_COMPUTE_F32 = 1,
-    MOEBLOCK_COMPUTE_BF16 = 2
+    MOEBLOCK_COMPUTE_BF16 = 2,
+    MOEBLOCK_COMPUTE_INT16 = 3 // rows as 16-bit integers, exact sums; for weights with exact integers (mxfp4)
 } moeblock_compute;
 
 // What a set of experts is made for, and which part of it this rank owns. Rows enter and leave at `hidden` (the

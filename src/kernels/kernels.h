@@ -6,7 +6,8 @@
 // `acc = acc + scale * chain_of_the_group`, groups ascending, multiply and add rounded separately. In BF16 compute
 // (bf16 rows) products are exact, so that a level may fuse multiply and add: every level gives the same bytes as long
 // as no product leaves float32's range. In F32 compute `ref` and `generic` round products and sums separately, the
-// levels with fused multiply-add agree among themselves. A call marked `separate` gives the same bytes at every level.
+// levels with fused multiply-add agree among themselves. A call marked `separate` gives the same bytes at every level,
+// and so does every call on int16 rows: sums of integers are exact, what follows is rounded step by step.
 // Kernels run with denormals flushed (the caller sets the mode), allocate nothing, read and write only what the
 // contract says, and accept any floats; a NaN in row i reaches only row i, and every NaN that leaves a kernel is
 // 0x7fc00000.
@@ -36,7 +37,11 @@ struct mb_packing {
     int parts;
     int64_t n, k;
     int64_t group; // inputs per scale: 128 for FP8, 32 for FP4, else 0
+    bool int16;    // packed for rows of integers, and for no others
 };
+
+// Whether weights of a format are exact integers times a scale per 32 inputs, as int16 compute wants them.
+static inline bool mb_packed_has_integers(enum mb_packed_format format) { return format == MB_PACKED_FP4; }
 
 // A rectangle of source weights to pack: outputs [n0, n1) x inputs [k0, k1) of one part. Code (n, k) is at
 // codes + (n - n0) * row_stride + (k - k0) * column_stride (strides in elements of 4, 2, 2, 1 bytes). FP4: a row is
@@ -52,11 +57,12 @@ struct mb_piece {
     ptrdiff_t scale_stride;
 };
 
-// Rows that enter a product: m pointers to k elements each, float32, or bfloat16 bits when bf16 is set.
+// Rows that enter a product: m pointers to k elements each, float32, or bfloat16 bits when bf16 is set; with int16 to
+// rows of kernels/int16.h, aligned to 4 bytes, for matrices packed for them.
 struct mb_rows {
     const void *const *row;
     int64_t m;
-    bool bf16;
+    bool bf16, int16;
 };
 
 struct mb_gate_up_call {
@@ -66,7 +72,7 @@ struct mb_gate_up_call {
     int64_t n0, n1;                   // columns wanted; n0 is a multiple of the granule
     const float *gate_bias, *up_bias; // NULL or [n], indexed by the absolute column
     const struct mb_activation *activation;
-    void *out; // column n0 of row 0; elements as the rows' (bf16: rounded to nearest even)
+    void *out; // column n0 of row 0; bf16 rows: bfloat16, rounded to nearest even, else float32
     int64_t out_stride;
     void *scratch;
 };
@@ -107,10 +113,13 @@ struct mb_kernels {
     void (*accumulate)(float *y, const float *out, float weight, int64_t n);
     // bf16 bits of n floats, nearest even
     void (*to_bf16)(uint16_t *to, const float *from, int64_t n);
+    // a row of n integers (kernels/int16.h)
+    void (*to_int16)(void *row, const float *from, int64_t n);
 };
 
 extern const struct mb_kernels mb_kernels_ref, mb_kernels_generic;
-extern const struct mb_kernels mb_kernels_avx2, mb_kernels_avx512, mb_kernels_avx512bf16; // x86-64 only
+// x86-64 only
+extern const struct mb_kernels mb_kernels_avx2, mb_kernels_avx512, mb_kernels_avx512vnni, mb_kernels_avx512bf16;
 
 // All levels of this build, slowest first, ended by NULL.
 extern const struct mb_kernels *const mb_kernel_levels[];

@@ -13,6 +13,7 @@ const struct mb_kernels *const mb_kernel_levels[] = {
 #if defined(__x86_64__)
     &mb_kernels_avx2,
     &mb_kernels_avx512,
+    &mb_kernels_avx512vnni,
     &mb_kernels_avx512bf16,
 #endif
     NULL,
@@ -27,7 +28,8 @@ static const struct {
     const char *level, *why;
 } rules[] = {
     {MB_CPU_AMD, MB_CPU_LEVEL_AVX512BF16, "avx512bf16", "AMD's bf16 dot product outruns its float32 multiply-add"},
-    {MB_CPU_INTEL, MB_CPU_LEVEL_AVX512BF16, "avx512", "Intel's float32 multiply-add outruns its avx512_bf16"},
+    {MB_CPU_INTEL, MB_CPU_LEVEL_AVX512BF16, "avx512vnni", "Intel's float32 multiply-add outruns its avx512_bf16"},
+    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512VNNI, "avx512vnni", "the widest float32 multiply-add and int16 dot product"},
     {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512, "avx512", "the widest float32 multiply-add of this machine"},
     {MB_CPU_OTHER, MB_CPU_LEVEL_AVX2, "avx2", "the widest float32 multiply-add of this machine"},
     {MB_CPU_OTHER, 0, "generic", "the only fast level that this machine can run"},

@@ -8,7 +8,7 @@ static bool usable(const char **reason) { return mb_cpu_offers(MB_CPU_LEVEL_AVX2
 
 const struct mb_kernels mb_kernels_avx2 = {
     .name = "avx2",
-    .layout = 3,
+    .layout = 6,
     .granule = MB_COLUMNS,
     .fused = true,
     .usable = usable,
@@ -19,4 +19,5 @@ const struct mb_kernels mb_kernels_avx2 = {
     .project = MB_LEVEL(project),
     .accumulate = accumulate,
     .to_bf16 = to_bf16,
+    .to_int16 = to_int16,
 };

@@ -8,7 +8,7 @@ static bool usable(const char **reason) { return mb_cpu_offers(MB_CPU_LEVEL_AVX5
 
 const struct mb_kernels mb_kernels_avx512 = {
     .name = "avx512",
-    .layout = 4,
+    .layout = 7,
     .granule = MB_COLUMNS,
     .fused = true,
     .usable = usable,
@@ -19,4 +19,5 @@ const struct mb_kernels mb_kernels_avx512 = {
     .project = MB_LEVEL(project),
     .accumulate = accumulate,
     .to_bf16 = to_bf16,
+    .to_int16 = to_int16,
 };

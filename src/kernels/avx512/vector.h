@@ -16,7 +16,9 @@
     {                                                                                                                  \
         INT64_MAX, 48, 96, 18, 36                                                                                      \
     }
+#if !defined(MB_LEVEL) // level `avx512vnni` has the same vectors
 #define MB_LEVEL(name) mb_avx512_##name
+#endif
 
 #include "kernels/fma/layout.h"
 

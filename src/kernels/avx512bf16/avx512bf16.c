@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of level `avx512bf16`, for processors whose bf16 dot instruction beats the float32 FMA (AMD Zen 4 and 5).
-// Weights stored as float32 or float16 take the functions of level `avx512`, with their packing.
+// Weights stored as float32 or float16, and rows of integers, take the functions of level `avx512vnni`, with its
+// packing.
 #include "kernels/avx512bf16/layout.h"
 #include "kernels/avx512bf16/vector.h"
 #include "kernels/cpu.h"
 
-#define WIDER mb_kernels_avx512
+#define WIDER mb_kernels_avx512vnni
 
 static bool dots(const struct mb_packing *packing)
 {
-    return packing->format != MB_PACKED_F32 && packing->format != MB_PACKED_F16;
+    return packing->format != MB_PACKED_F32 && packing->format != MB_PACKED_F16 && !packing->int16;
 }
 
 static bool usable(const char **reason) { return mb_cpu_offers(MB_CPU_LEVEL_AVX512BF16, reason); }
@@ -58,9 +59,11 @@ static void to_bf16(uint16_t *to, const float *from, int64_t n)
     }
 }
 
+static void to_int16(void *row, const float *from, int64_t n) { WIDER.to_int16(row, from, n); }
+
 const struct mb_kernels mb_kernels_avx512bf16 = {
     .name = "avx512bf16",
-    .layout = 5,
+    .layout = 8,
     .granule = MB_PANEL,
     .fused = true,
     .usable = usable,
@@ -71,4 +74,5 @@ const struct mb_kernels mb_kernels_avx512bf16 = {
     .project = project,
     .accumulate = accumulate,
     .to_bf16 = to_bf16,
+    .to_int16 = to_int16,
 };

@@ -28,7 +28,7 @@ MB_INLINE mb_v mb_line_value(const enum mb_packed_format format, const struct mb
     case MB_PACKED_FP8:
         return mb_v_mul(mb_v_f16(line->words[i / 2], i % 2), mb_v_all(256));
     case MB_PACKED_FP4:
-        return mb_v_mul(mb_v_e2m1(line->codes, i), power);
+        return mb_v_mul(mb_v_e2m1(line->codes, i / 2 + i % 2 * 4), power);
     default:
         return (mb_v)line->codes;
     }

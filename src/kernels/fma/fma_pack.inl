@@ -13,6 +13,7 @@ size_t MB_LEVEL(packed_bytes)(const struct mb_packing *packing)
 // One piece's part of one strip: codes of input k0, column 0 at `from`, strides in bytes.
 struct strip {
     enum mb_packed_format format;
+    bool int16;
     uint8_t *lines; // at input k0
     const uint8_t *from;
     ptrdiff_t row_stride, column_stride;
@@ -22,9 +23,14 @@ struct strip {
     int64_t group;
 };
 
-// The last step of f16 and FP8: inputs apart (layout.h).
+// The last step of f16, FP8 and FP4: inputs apart (layout.h). FP4: the two middle nibbles of each half change places,
+// then the two middle bytes.
 static inline mb_u arrange(enum mb_packed_format format, mb_u units)
 {
+    if (format == MB_PACKED_FP4) {
+        const mb_lanes lanes = (mb_lanes)units, middle = (lanes ^ lanes >> 4) & 0x00f000f0u;
+        return mb_u_swap_middle((mb_u)(lanes ^ middle ^ middle << 4));
+    }
     if (format == MB_PACKED_FP8) return mb_u_split_words(mb_u_swap_middle(units));
     return format == MB_PACKED_F16 ? mb_u_split_words(units) : units;
 }
@@ -67,7 +73,7 @@ static uint32_t code_of(const struct strip *s, int64_t c, int64_t k)
     static const uint8_t doubled[16] = {0, 2, 4, 5, 6, 6, 6, 6, 8, 10, 12, 13, 14, 14, 14, 14};
     const uint8_t exponent = s->exponents[c * s->scale_stride + k / s->group];
     code = at[k / 2] >> (k % 2 * 4) & 15;
-    return exponent == 255 ? 0 : exponent == 254 ? doubled[code] : code;
+    return exponent == 255 ? 0 : exponent == 254 && !s->int16 ? doubled[code] : code;
 }
 
 // One line, code by code.
@@ -158,7 +164,7 @@ static void pack_fp4_exponents(const struct strip *s, uint8_t *to)
     for (int64_t g = 0; g < mb_ceil_div(s->count, s->group); g++) {
         for (int64_t c = 0; c < MB_COLUMNS; c++) {
             const uint8_t exponent = c < s->columns ? s->exponents[c * s->scale_stride + g] : 0;
-            to[g * MB_COLUMNS + c] = exponent == 255 ? 255 : exponent == 254 ? 254 : (uint8_t)(exponent + 1);
+            to[g * MB_COLUMNS + c] = exponent >= 254 || s->int16 ? exponent : (uint8_t)(exponent + 1);
         }
     }
 }
@@ -173,6 +179,7 @@ void MB_LEVEL(pack)(const struct mb_packing *packing, void *packed, const struct
         const int64_t group0 = packing->group ? piece->k0 / packing->group : 0;
         uint8_t *scales = strip + layout.scales + (size_t)(group0 * MB_COLUMNS) * layout.scale_bytes;
         struct strip s = {.format = packing->format,
+                          .int16 = packing->int16,
                           .lines = strip + (size_t)(piece->k0 / layout.line_inputs) * MB_LINE_BYTES,
                           .from = (const uint8_t *)piece->codes + (n - piece->n0) * piece->row_stride * size,
                           .row_stride = piece->row_stride * size,

@@ -110,6 +110,10 @@ void MB_LEVEL(sums)(const struct mb_packing *packing, const void *packed, int64_
                     const struct mb_rows *rows, int64_t r0, int64_t m, bool separate,
                     const struct mb_fma_scratch *scratch)
 {
+    if (rows->int16) {
+        MB_LEVEL(int16_sums)(packing, packed, panel, panels, rows, r0, m, scratch);
+        return;
+    }
     const struct mb_fma_layout layout = mb_fma_layout_of(packing);
     const struct plan plan = plan_of(packing, m, separate);
     const int64_t strips = panels * packing->parts;

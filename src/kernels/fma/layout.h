@@ -8,11 +8,14 @@
 // exponent + 1, a byte). A line is the next 1 (f32), 2 (bf16, f16), 4 (FP8) or 8 (FP4) inputs of all columns, four
 // bytes a column, so that one vector load brings MB_LANES columns. Within a vector of a line: f32, bf16 and FP4 column
 // by column, the lowest input in the lowest bits; f16 first the even inputs of all columns, then the odd ones; FP8 as
-// f16, where inputs 0 and 2 share the two bytes of the first half and 1 and 3 those of the second.
+// f16, where inputs 0 and 2 share the two bytes of the first half and 1 and 3 those of the second. FP4: the even inputs
+// in the lower two bytes of a column, the odd ones in the upper, so that what four bits hold in both is a pair of
+// neighbours for the int16 dot product.
 //
 // What no float32 holds is settled here, so that the kernels have no rare cases. FP8: a group with a NaN code gets a
 // NaN scale. FP4: exponent 254 becomes 253 with codes of twice the value, and exponent 255 (NaN) the byte 255, read as
-// infinity, with codes of zero. Inputs beyond k and columns beyond n have codes of zero.
+// infinity, with codes of zero. Inputs beyond k and columns beyond n have codes of zero. Packed for int16 rows only
+// exponent 255 is rare, and exponents are stored as they are.
 #ifndef MB_KERNELS_FMA_LAYOUT_H
 #define MB_KERNELS_FMA_LAYOUT_H
 
@@ -77,6 +80,10 @@ enum { MB_SHAPES = 3, MB_TILE_ROWS_MOST = 12 };
 typedef const mb_fma_tile_call mb_fma_tiles[MB_SHAPES][MB_TILE_ROWS_MOST];
 extern mb_fma_tiles MB_LEVEL(tiles_f32), MB_LEVEL(tiles_f32_separate), MB_LEVEL(tiles_f16), MB_LEVEL(tiles_bf16),
     MB_LEVEL(tiles_fp8), MB_LEVEL(tiles_fp4);
+
+// The same as MB_LEVEL(sums) for int16 rows.
+void MB_LEVEL(int16_sums)(const struct mb_packing *packing, const void *packed, int64_t panel, int64_t panels,
+                          const struct mb_rows *rows, int64_t r0, int64_t m, const struct mb_fma_scratch *scratch);
 
 // A chunk of a strip as float32 lines, FP8 without its scale.
 void MB_LEVEL(expand)(const struct mb_packing *packing, const struct mb_fma_tile *tile, float *to);

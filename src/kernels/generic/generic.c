@@ -2,6 +2,7 @@
 // The table of level `generic`: blocked C that compilers vectorise for any machine.
 #include "base/float.h"
 #include "kernels/generic/layout.h"
+#include "kernels/int16.h"
 #include "kernels/math_inline.h"
 
 static bool usable(const char **reason)
@@ -20,6 +21,8 @@ static void to_bf16(uint16_t *restrict to, const float *restrict from, int64_t n
     for (int64_t i = 0; i < n; i++) to[i] = mb_to_bf16(from[i]);
 }
 
+static void to_int16(void *row, const float *from, int64_t n) { mb_int16_row(row, from, n); }
+
 const struct mb_kernels mb_kernels_generic = {
     .name = "generic",
     .layout = 2,
@@ -32,4 +35,5 @@ const struct mb_kernels mb_kernels_generic = {
     .project = mb_generic_project,
     .accumulate = accumulate,
     .to_bf16 = to_bf16,
+    .to_int16 = to_int16,
 };

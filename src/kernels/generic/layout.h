@@ -83,6 +83,10 @@ void mb_generic_tile(const float *weights, int64_t count, const float *const *x,
 // Sums of all parts of one panel for rows [r0, r0 + m), m at most ROWS, into scratch->sums.
 void mb_generic_panel(const struct mb_packing *packing, const void *packed, int64_t panel, const struct mb_rows *rows,
                       int64_t r0, int64_t m, const struct mb_generic_scratch *scratch);
+// The same for int16 rows.
+void mb_generic_int16_panel(const struct mb_packing *packing, const void *packed, int64_t panel,
+                            const struct mb_rows *rows, int64_t r0, int64_t m,
+                            const struct mb_generic_scratch *scratch);
 // Adds bias[c] to m rows of sums for `columns` columns; bias may be NULL.
 void mb_generic_add_bias(float *sums, int64_t m, const float *bias, int64_t columns);
 

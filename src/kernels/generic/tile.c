@@ -67,6 +67,10 @@ void mb_generic_panel(const struct mb_packing *packing, const void *packed, int6
 {
     const struct mb_generic_layout layout = mb_generic_layout_of(packing);
     const float *x[MB_GENERIC_ROWS];
+    if (rows->int16) {
+        mb_generic_int16_panel(packing, packed, panel, rows, r0, m, scratch);
+        return;
+    }
     for (int part = 0; part < packing->parts; part++) {
         memset(scratch->sums[part], 0, (size_t)m * COLUMNS * sizeof(float));
     }

@@ -5,6 +5,7 @@
 
 #include "base/arith.h"
 #include "base/float.h"
+#include "kernels/int16.h"
 #include "kernels/kernels.h"
 #include "kernels/math_inline.h"
 
@@ -133,6 +134,33 @@ static float dot(const struct mb_packing *packing, const void *packed, int part,
     return sum;
 }
 
+// The same of integers: sums of a group are exact, then scaled by the weights' power of two and by the row's scale.
+static float int16_dot(const struct mb_packing *packing, const void *packed, int part, int64_t n, const void *row)
+{
+    static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    const struct layout layout = layout_of(packing);
+    const uint8_t *from = (const uint8_t *)packed + (size_t)part * layout.part_bytes;
+    const uint8_t *codes = from + (size_t)n * layout.row_bytes;
+    const int16_t *integers = row;
+    const float *scales = (const float *)(const void *)((const char *)row + mb_int16_scales_at(packing->k));
+    float sum = 0;
+    for (int64_t k0 = 0; k0 < packing->k; k0 += MB_INT16_GROUP) {
+        int32_t exact = 0;
+        for (int64_t k = k0; k < mb_min(k0 + MB_INT16_GROUP, packing->k); k++)
+            exact += doubled[codes[k / 2] >> (k % 2 * 4) & 15] * integers[k];
+        const float scale = mb_from_e8m0(from[layout.scales + (size_t)(n * layout.groups + k0 / MB_INT16_GROUP)]);
+        sum = sum + scales[k0 / MB_INT16_GROUP] * (scale * (float)exact);
+    }
+    return sum;
+}
+
+static float output(const struct mb_packing *packing, const void *packed, int part, int64_t n,
+                    const struct mb_rows *rows, int64_t r)
+{
+    if (rows->int16) return int16_dot(packing, packed, part, n, rows->row[r]);
+    return dot(packing, packed, part, n, rows, r);
+}
+
 static size_t scratch_bytes(const struct mb_packing *packing, int64_t m)
 {
     (void)packing;
@@ -146,9 +174,9 @@ static void gate_up(const struct mb_gate_up_call *call)
     for (int64_t r = 0; r < call->rows.m; r++) {
         for (int64_t n = call->n0; n < call->n1; n++) {
             float gate = 0, value;
-            if (last) gate = dot(call->packing, call->packed, 0, n, &call->rows, r);
+            if (last) gate = output(call->packing, call->packed, 0, n, &call->rows, r);
             if (last && call->gate_bias) gate = gate + call->gate_bias[n];
-            float up = dot(call->packing, call->packed, last, n, &call->rows, r);
+            float up = output(call->packing, call->packed, last, n, &call->rows, r);
             if (call->up_bias) up = up + call->up_bias[n];
             mb_activation_apply(call->activation, last ? &gate : NULL, &up, &value, 1);
             value = mb_one_nan(value);
@@ -166,7 +194,7 @@ static void project(const struct mb_project_call *call)
 {
     for (int64_t r = 0; r < call->rows.m; r++) {
         for (int64_t n = call->n0; n < call->n1; n++) {
-            float value = dot(call->packing, call->packed, 0, n, &call->rows, r);
+            float value = output(call->packing, call->packed, 0, n, &call->rows, r);
             if (call->bias) value = value + call->bias[n];
             value = mb_one_nan(value);
             call->out[r * call->out_stride + n - call->n0] = call->round ? mb_round_bf16(value) : value;
@@ -183,6 +211,8 @@ static void to_bf16(uint16_t *to, const float *from, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) to[i] = mb_to_bf16(from[i]);
 }
+
+static void to_int16(void *row, const float *from, int64_t n) { mb_int16_row(row, from, n); }
 
 static bool usable(const char **reason)
 {
@@ -202,4 +232,5 @@ const struct mb_kernels mb_kernels_ref = {
     .project = project,
     .accumulate = accumulate,
     .to_bf16 = to_bf16,
+    .to_int16 = to_int16,
 };

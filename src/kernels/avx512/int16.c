@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sums of int16 rows, for vectors of level `avx512`.
+#include "kernels/avx512/int16.h"
+
+#include "kernels/fma/fma_int16.inl"
