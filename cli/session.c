@@ -97,17 +97,21 @@ int cli_open_weights(struct cli_session *session, const char *path)
     return cli_fail_status(CLI_ABOUT_DATA, &session->error);
 }
 
+static const char *const compute_names[] = {[MOEBLOCK_COMPUTE_AUTO] = "auto",
+                                            [MOEBLOCK_COMPUTE_F32] = "f32",
+                                            [MOEBLOCK_COMPUTE_BF16] = "bf16",
+                                            [MOEBLOCK_COMPUTE_INT16] = "int16"};
+
 moeblock_compute cli_compute_of(const char *name)
 {
-    if (!name) return MOEBLOCK_COMPUTE_AUTO; // the command has no --compute
-    if (strcmp(name, "f32") == 0) return MOEBLOCK_COMPUTE_F32;
-    return strcmp(name, "bf16") == 0 ? MOEBLOCK_COMPUTE_BF16 : MOEBLOCK_COMPUTE_AUTO;
+    for (int i = 0; name && i < (int)(sizeof compute_names / sizeof *compute_names); i++)
+        if (strcmp(name, compute_names[i]) == 0) return (moeblock_compute)i;
+    return MOEBLOCK_COMPUTE_AUTO; // the command has no --compute
 }
 
 const char *cli_compute_name(moeblock_compute compute)
 {
-    static const char *const names[] = {"auto", "f32", "bf16"};
-    return (unsigned)compute < 3 ? names[compute] : "?";
+    return (unsigned)compute < sizeof compute_names / sizeof *compute_names ? compute_names[compute] : "?";
 }
 
 int cli_make_block(struct cli_session *session, const struct cli_args *args)

@@ -110,9 +110,9 @@ moeblock_status moeblock_block_create(moeblock_context *context, const moeblock_
                        context ? "config" : "context");
     moeblock_block_options chosen;
     MB_TRY(mb_options_read(&chosen, sizeof chosen, options, "moeblock_block_options", error));
-    if ((int)chosen.compute < MOEBLOCK_COMPUTE_AUTO || chosen.compute > MOEBLOCK_COMPUTE_BF16)
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a block: compute is %d, expected AUTO, F32 or BF16",
-                       (int)chosen.compute);
+    if ((int)chosen.compute < MOEBLOCK_COMPUTE_AUTO || chosen.compute > MOEBLOCK_COMPUTE_INT16)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "creating a block: compute is %d, expected AUTO, F32, BF16 or INT16", (int)chosen.compute);
     if (mesh) MB_TRY(check_mesh(mesh, error));
 
     moeblock_block *block = mb_block_new(context, mesh ? mesh : &mb_mesh_single, chosen.compute, error);

@@ -30,7 +30,11 @@ static moeblock_status load_ffn(struct mb_reference *r, bool shared, int64_t exp
     return mb_reference_linear(r, down, expert, out->config->bias, true, &out->down);
 }
 
-static float rounded(const struct mb_reference *r, float value) { return r->bf16 ? mb_round_bf16(value) : value; }
+// An expert's output.
+static float rounded(const struct mb_reference *r, float value)
+{
+    return r->compute == MOEBLOCK_COMPUTE_F32 ? value : mb_round_bf16(value);
+}
 
 // y = y + weight * out, multiply and add rounded separately.
 static void accumulate(float *y, const float *out, float weight, int64_t n)
@@ -52,24 +56,31 @@ static void apply_linear(const struct mb_reference *r, const struct mb_linear *m
     for (int64_t n = 0; n < m->rows; n++) out[n] = rounded(r, mb_reference_dot(m, n, x));
 }
 
+// Floats that apply_ffn works on: the results of gate and up, and down's input.
+static int64_t inner_length(const struct mb_reference *r, const struct mb_ffn_config *config)
+{
+    return 2 * config->intermediate_size + mb_reference_length(r, config->intermediate_size);
+}
+
 // out = down(activation(gate x, up x)), normalised when there is a weight for that; row and out in the compute type,
-// `inner` holds 2 x intermediate_size.
+// `inner` holds inner_length.
 static void apply_ffn(const struct mb_reference *r, const struct ffn *ffn, const float *row, const float *post_norm,
                       float *inner, float *out)
 {
     const int64_t n = ffn->config->intermediate_size;
-    float *gate = ffn->config->gated ? inner : NULL, *up = inner + n;
+    float *gate = ffn->config->gated ? inner : NULL, *up = inner + n, *read = up + n;
     for (int64_t i = 0; i < n; i++) {
         if (gate) gate[i] = mb_reference_dot(&ffn->gate, i, row);
         up[i] = mb_reference_dot(&ffn->up, i, row);
     }
     mb_activation_apply(&ffn->config->activation, gate, up, up, n);
-    for (int64_t i = 0; i < n; i++) up[i] = rounded(r, mb_one_nan(up[i]));
+    for (int64_t i = 0; i < n; i++) up[i] = mb_one_nan(up[i]);
+    mb_reference_row(r, up, n, read);
     if (!post_norm) {
-        apply_linear(r, &ffn->down, up, out);
+        apply_linear(r, &ffn->down, read, out);
         return;
     }
-    for (int64_t i = 0; i < ffn->down.rows; i++) out[i] = mb_reference_dot(&ffn->down, i, up);
+    for (int64_t i = 0; i < ffn->down.rows; i++) out[i] = mb_reference_dot(&ffn->down, i, read);
     norm_expert(r, post_norm, out);
 }
 
@@ -99,14 +110,13 @@ static moeblock_status load_latent(struct mb_reference *r, struct latent *out)
     return mb_reference_vector(r, MB_ROLE_LATENT_OUT_NORM, r->width, &out->out_norm);
 }
 
-// Normalises a latent row, where the description says so, and rounds it to the compute type.
-static void norm_latent(const struct mb_reference *r, const float *weight, float *row)
+// Normalises latent values, where the description says so, and makes them a row.
+static void norm_latent(const struct mb_reference *r, const float *weight, float *values, float *row)
 {
-    if (weight) mb_reference_rms_norm(row, r->width, r->config->rms_norm_eps);
-    for (int64_t i = 0; i < r->width; i++) {
-        if (weight) row[i] = mb_one_nan(row[i] * (r->config->latent_norm_plus_one ? 1.0f + weight[i] : weight[i]));
-        row[i] = rounded(r, row[i]);
-    }
+    if (weight) mb_reference_rms_norm(values, r->width, r->config->rms_norm_eps);
+    for (int64_t i = 0; weight && i < r->width; i++)
+        values[i] = mb_one_nan(values[i] * (r->config->latent_norm_plus_one ? 1.0f + weight[i] : weight[i]));
+    mb_reference_row(r, values, r->width, row);
 }
 
 // sums [tokens][width] += the routed experts' weighted outputs, experts in ascending id, null experts last.
@@ -115,15 +125,15 @@ static moeblock_status add_experts(struct mb_reference *r, const float *rows, co
 {
     const moeblock_config *config = r->config;
     const bool on_input = config->router.apply_weight == MB_APPLY_INPUT;
-    const int64_t all = mb_all_experts(config);
+    const int64_t all = mb_all_experts(config), length = mb_reference_length(r, r->width);
     float *row, *inner, *out, *post_norm;
     moeblock_config *second;
     MB_TRY(mb_reference_take(r, 1, sizeof *second, &second));
     mb_second_bank(config, second);
     MB_TRY(mb_reference_vector(r, MB_ROLE_POST_NORM, r->width, &post_norm));
-    MB_TRY(mb_reference_take(r, r->width, sizeof(float), &row));
+    MB_TRY(mb_reference_take(r, length, sizeof(float), &row));
     MB_TRY(mb_reference_take(r, r->width, sizeof(float), &out));
-    MB_TRY(mb_reference_take(r, 2 * config->routed.intermediate_size, sizeof(float), &inner));
+    MB_TRY(mb_reference_take(r, inner_length(r, &config->routed), sizeof(float), &inner));
     const struct mb_chunk *before = r->last;
     for (int32_t expert = 0; expert < mb_all_classes(config); expert++) {
         const bool null = expert >= all;
@@ -133,10 +143,8 @@ static moeblock_status add_experts(struct mb_reference *r, const float *rows, co
             if (ids[s] != expert) continue;
             const int64_t t = s / r->slots;
             if (!null && !ffn.config) MB_TRY(load_expert(r, second, expert, &ffn));
-            for (int64_t i = 0; i < r->width; i++) {
-                const float value = rows[t * r->width + i];
-                row[i] = on_input ? rounded(r, w[s] * value) : value;
-            }
+            memcpy(row, rows + t * length, (size_t)length * sizeof *row);
+            if (on_input) mb_reference_weigh(r, rows + t * length, w[s], r->width, row);
             if (!null) apply_ffn(r, &ffn, row, post_norm, inner, out);
             const float weight = on_input && !null ? 1.0f : w[s];
             const float *add = null ? x + t * r->hidden : out;
@@ -153,15 +161,17 @@ static moeblock_status compute_routed(struct mb_reference *r, const float *rows,
 {
     const moeblock_config *config = r->config;
     struct latent latent;
-    float *narrow = NULL, *sums = NULL, *output_bias;
-    MB_TRY(mb_reference_take(r, r->tokens * r->width, sizeof(float), &narrow));
+    const int64_t hidden = mb_reference_length(r, r->hidden), width = mb_reference_length(r, r->width);
+    float *narrow = NULL, *sums = NULL, *row, *values, *output_bias;
+    MB_TRY(mb_reference_take(r, r->tokens * width, sizeof(float), &narrow));
+    MB_TRY(mb_reference_take(r, width, sizeof(float), &row));
+    MB_TRY(mb_reference_take(r, r->width, sizeof(float), &values));
     MB_TRY(mb_reference_take(r, r->tokens * r->width, sizeof(float), &sums));
     MB_TRY(mb_reference_vector(r, MB_ROLE_OUTPUT_BIAS, r->width, &output_bias));
     if (config->latent_size) MB_TRY(load_latent(r, &latent));
     for (int64_t t = 0; config->latent_size && t < r->tokens; t++) {
-        float *row = narrow + t * r->width;
-        for (int64_t i = 0; i < r->width; i++) row[i] = mb_reference_dot(&latent.down, i, rows + t * r->hidden);
-        norm_latent(r, latent.in_norm, row);
+        for (int64_t i = 0; i < r->width; i++) values[i] = mb_reference_dot(&latent.down, i, rows + t * hidden);
+        norm_latent(r, latent.in_norm, values, narrow + t * width);
     }
     MB_TRY(add_experts(r, config->latent_size ? narrow : rows, x, ids, w, sums));
     for (int64_t t = 0; t < r->tokens; t++) {
@@ -170,8 +180,8 @@ static moeblock_status compute_routed(struct mb_reference *r, const float *rows,
             sum[i] = sum[i] * (float)config->router.scale;
         for (int64_t i = 0; output_bias && i < r->width; i++) sum[i] = sum[i] + output_bias[i];
         if (config->latent_size) {
-            norm_latent(r, latent.out_norm, sum);
-            apply_linear(r, &latent.up, sum, out);
+            norm_latent(r, latent.out_norm, sum, row);
+            apply_linear(r, &latent.up, row, out);
         } else {
             memcpy(out, sum, (size_t)r->width * sizeof *sum);
         }
@@ -200,13 +210,13 @@ static moeblock_status add_shared(struct mb_reference *r, const float *rows, con
     MB_TRY(load_ffn(r, true, 0, &ffn));
     if (gated) MB_TRY(mb_reference_linear(r, MB_PROJ_SHARED_SIGMOID, 0, false, false, &gate));
     if (mixed) MB_TRY(mb_reference_linear(r, MB_PROJ_MIX_COEFFICIENT, 0, true, false, &map));
-    MB_TRY(mb_reference_take(r, 2 * config->shared.intermediate_size, sizeof(float), &inner));
+    MB_TRY(mb_reference_take(r, inner_length(r, &config->shared), sizeof(float), &inner));
     MB_TRY(mb_reference_take(r, r->hidden, sizeof(float), &out));
     for (int64_t t = 0; t < r->tokens; t++) {
         float *sum = y + t * r->hidden, c[2] = {1.0f, 1.0f};
         if (gated) c[1] = mb_sigmoid_body(mb_reference_dot(&gate, 0, x + t * r->hidden));
         if (mixed) mix_coefficients(&map, x + t * r->hidden, c);
-        apply_ffn(r, &ffn, rows + t * r->hidden, NULL, inner, out);
+        apply_ffn(r, &ffn, rows + t * mb_reference_length(r, r->hidden), NULL, inner, out);
         for (int64_t i = 0; mixed && i < r->hidden; i++) sum[i] = sum[i] * c[0];
         accumulate(sum, out, c[1], r->hidden);
         for (int64_t i = 0; i < r->hidden; i++) {
@@ -230,16 +240,23 @@ static moeblock_status norm_output(struct mb_reference *r, float *y)
     return MOEBLOCK_OK;
 }
 
-// What the shared expert reads: the rounded rows of x, or those of aux.
+// Rows of x, or of aux, as experts read them.
+static moeblock_status make_rows(struct mb_reference *r, const float *x, float **rows)
+{
+    const int64_t length = mb_reference_length(r, r->hidden);
+    MB_TRY(mb_reference_take(r, r->tokens * length, sizeof(float), rows));
+    for (int64_t t = 0; t < r->tokens; t++) mb_reference_row(r, x + t * r->hidden, r->hidden, *rows + t * length);
+    return MOEBLOCK_OK;
+}
+
+// What the shared expert reads: the rows of x, or those of aux.
 static moeblock_status shared_rows(struct mb_reference *r, const float *aux, float **rows)
 {
     if (r->config->shared_input == MB_INPUT_HIDDEN) return MOEBLOCK_OK;
     if (!aux)
         return mb_fail(r->error, MOEBLOCK_INVALID_ARGUMENT,
                        "computing the reference: experts.shared.input is \"aux\" and no aux tensor is given");
-    MB_TRY(mb_reference_take(r, r->tokens * r->hidden, sizeof(float), rows));
-    for (int64_t i = 0; i < r->tokens * r->hidden; i++) (*rows)[i] = rounded(r, aux[i]);
-    return MOEBLOCK_OK;
+    return make_rows(r, aux, rows);
 }
 
 static moeblock_status compute_block(struct mb_reference *r, float *y, int32_t *ids_out, float *w_out)
@@ -248,8 +265,7 @@ static moeblock_status compute_block(struct mb_reference *r, float *y, int32_t *
     const float *x = r->input->x;
     float *rows = NULL, *w = NULL;
     int32_t *ids = NULL;
-    MB_TRY(mb_reference_take(r, r->tokens * r->hidden, sizeof(float), &rows));
-    for (int64_t i = 0; i < r->tokens * r->hidden; i++) rows[i] = rounded(r, x[i]);
+    MB_TRY(make_rows(r, x, &rows));
     memset(y, 0, (size_t)(r->tokens * r->hidden) * sizeof *y);
     if (config->routed_enabled) {
         MB_TRY(mb_reference_take(r, r->tokens * r->slots, sizeof *ids, &ids));
@@ -281,13 +297,13 @@ moeblock_status mb_reference(moeblock_context *context, const moeblock_config *c
         .classes = config->num_experts + config->router.null_experts,
         .k = config->num_experts_per_tok,
         .slots = mb_all_slots(config),
-        .bf16 = compute == MOEBLOCK_COMPUTE_BF16,
+        .compute = compute,
     };
     if (compute == MOEBLOCK_COMPUTE_AUTO) {
         struct mb_matrix down;
         const enum mb_projection decides = config->routed_enabled ? MB_PROJ_DOWN : MB_PROJ_SHARED_DOWN;
         MB_TRY(mb_projection_find(config, weights, decides, layer, 0, &down, error));
-        r.bf16 = !mb_format_table[down.format].f32_compute;
+        r.compute = mb_format_table[down.format].f32_compute ? MOEBLOCK_COMPUTE_F32 : MOEBLOCK_COMPUTE_BF16;
     }
     const uint64_t mode = mb_flush_begin();
     const moeblock_status status = compute_block(&r, y, ids, route_weights);

@@ -58,7 +58,12 @@ moeblock_status mb_reference_linear(struct mb_reference *r, enum mb_projection p
     const struct mb_format_info *format = &mb_format_table[m.format];
     const bool fp4 = m.format == MB_FORMAT_MXFP4, scaled = format->scale_suffix && !fp4;
     const size_t code_bytes = moeblock_dtype_bytes(m.codes.dtype), scale_bytes = moeblock_dtype_bytes(m.scales.dtype);
-    *out = (struct mb_linear){m.rows, m.columns, scaled ? format->column_tile : m.columns, NULL, NULL, NULL};
+    *out = (struct mb_linear){.rows = m.rows, .columns = m.columns, .group = m.columns};
+    out->integers = fp4 && rounds && r->compute == MOEBLOCK_COMPUTE_INT16;
+    if (scaled || out->integers) out->group = format->column_tile;
+    if (rounds && !fp4 && r->compute == MOEBLOCK_COMPUTE_INT16)
+        return mb_fail(r->error, MOEBLOCK_UNSUPPORTED, "computing the reference: '%s' as %s has no exact integers",
+                       m.codes.name, format->name);
     const int64_t groups = (m.columns + out->group - 1) / out->group;
     uint8_t *codes = NULL, *scales = NULL;
     MB_TRY(mb_reference_take(r, m.rows * m.columns, sizeof(float), &out->w));
@@ -80,13 +85,14 @@ moeblock_status mb_reference_linear(struct mb_reference *r, enum mb_projection p
             const uint8_t *scale = NULL;
             if (scales)
                 scale = scales + (m.scale_offset + tile_row + (uint64_t)(k / format->column_tile)) * scale_bytes;
-            *w = fp4 ? mb_from_fp4(codes[at / 2] >> (at % 2 * 4) & 15, *scale)
+            // Integers are twice the values of the codes: their scale is that of exponent 127 + 1.
+            *w = fp4 ? mb_from_fp4(codes[at / 2] >> (at % 2 * 4) & 15, out->integers ? 128 : *scale)
                      : number(m.codes.dtype, codes + at * code_bytes);
-            if (rounds && r->bf16) *w = mb_round_bf16(*w);
-            if (scaled) out->scale[n * groups + k / out->group] = number(m.scales.dtype, scale);
+            if (rounds && r->compute == MOEBLOCK_COMPUTE_BF16) *w = mb_round_bf16(*w);
+            if (scaled || out->integers) out->scale[n * groups + k / out->group] = number(m.scales.dtype, scale);
         }
     }
-    if (fp4) out->scale = NULL;
+    if (fp4 && !out->integers) out->scale = NULL;
     if (!has_bias) return MOEBLOCK_OK;
     MB_TRY(mb_reference_take(r, m.rows, sizeof(float), &out->bias));
     return mb_projection_bias(r->config, r->weights, projection, r->layer, expert, m.rows, out->bias, r->error);
@@ -102,8 +108,68 @@ moeblock_status mb_reference_vector(struct mb_reference *r, enum mb_role role, i
 
 // --- arithmetic -----------------------------------------------------------------------------------------------------
 
+enum { INTEGERS = 32 }; // that share a scale in INT16
+
+int64_t mb_reference_length(const struct mb_reference *r, int64_t n)
+{
+    return r->compute == MOEBLOCK_COMPUTE_INT16 ? n + (n + INTEGERS - 1) / INTEGERS : n;
+}
+
+// n values, at most 32, as integers of at most 32767. One of them stands for `unit`, the smallest power of two that
+// allows that (its half is a normal number); the weights' integers are twice their values, so the scale is half a unit.
+static float to_integers(const float *from, int64_t n, float *integers)
+{
+    float largest = 0.0f;
+    bool finite = true;
+    for (int64_t i = 0; i < n; i++) {
+        finite = finite && isfinite(from[i]);
+        largest = fabsf(from[i]) > largest ? fabsf(from[i]) : largest;
+        integers[i] = 0.0f;
+    }
+    if (!finite) return mb_float(0x7fc00000u);
+    if (mb_bits(largest) < 0x00800000u) return 0.0f; // zeros and denormals
+    int unit = -125;
+    while (rint(ldexp((double)largest, -unit)) > 32767) unit++;
+    for (int64_t i = 0; i < n; i++) integers[i] = (float)rint(ldexp((double)from[i], -unit));
+    return ldexpf(1.0f, unit - 1);
+}
+
+void mb_reference_row(const struct mb_reference *r, const float *from, int64_t n, float *row)
+{
+    for (int64_t i = 0; i < n && r->compute != MOEBLOCK_COMPUTE_INT16; i++)
+        row[i] = r->compute == MOEBLOCK_COMPUTE_BF16 ? mb_round_bf16(from[i]) : from[i];
+    for (int64_t i = 0; i < n && r->compute == MOEBLOCK_COMPUTE_INT16; i += INTEGERS)
+        row[n + i / INTEGERS] = to_integers(from + i, n - i < INTEGERS ? n - i : INTEGERS, row + i);
+}
+
+void mb_reference_weigh(const struct mb_reference *r, const float *row, float weight, int64_t n, float *out)
+{
+    const bool int16 = r->compute == MOEBLOCK_COMPUTE_INT16;
+    for (int64_t i = 0; i < mb_reference_length(r, n); i++) out[i] = int16 && i < n ? row[i] : weight * row[i];
+    if (!int16) mb_reference_row(r, out, n, out);
+}
+
+// Sums of 32 products of integers are exact; the weights' scale, a power of two, and then the row's multiply them.
+static float integer_dot(const struct mb_linear *m, int64_t n, const float *row)
+{
+    const float *w = m->w + n * m->columns, *row_scale = row + m->columns;
+    const int64_t groups = (m->columns + INTEGERS - 1) / INTEGERS;
+    float sum = 0.0f;
+    for (int64_t g = 0; g < groups; g++) {
+        int32_t exact = 0;
+        for (int64_t k = g * INTEGERS; k < (g + 1) * INTEGERS && k < m->columns; k++)
+            exact += (int32_t)w[k] * (int32_t)row[k];
+        sum = sum + row_scale[g] * (m->scale[n * groups + g] * (float)exact);
+    }
+    return sum;
+}
+
 float mb_reference_dot(const struct mb_linear *m, int64_t n, const float *x)
 {
+    if (m->integers) {
+        const float sum = integer_dot(m, n, x);
+        return mb_one_nan(m->bias ? sum + m->bias[n] : sum);
+    }
     const float *w = m->w + n * m->columns;
     const int64_t groups = (m->columns + m->group - 1) / m->group;
     float sum = 0.0f;

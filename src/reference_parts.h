@@ -7,9 +7,11 @@
 #include "moeblock/block.h"
 #include "reference.h"
 
-// y[n] = sum_k w[n][k] x[k] + bias[n]; with `scale`, each run of `group` inputs is summed on its own and scaled.
+// y[n] = sum_k w[n][k] x[k] + bias[n]; with `scale`, each run of `group` inputs is summed on its own and scaled. With
+// `integers` w holds integers, and x a row of mb_reference_row.
 struct mb_linear {
     int64_t rows, columns, group;
+    bool integers;
     float *w, *scale, *bias; // scale [rows][columns / group, rounded up] or NULL; bias [rows] or NULL
 };
 
@@ -24,7 +26,7 @@ struct mb_reference {
     int64_t width;   // of rows into and out of the routed experts
     int64_t classes; // that a router chooses from: experts of a bank and null experts
     int64_t k, slots;
-    bool bf16;
+    moeblock_compute compute; // not AUTO
 };
 
 // Zeroed memory for `count` elements; *out points to it. Released with everything that was taken after `down_to`.
@@ -36,6 +38,12 @@ moeblock_status mb_reference_linear(struct mb_reference *r, enum mb_projection p
                                     bool has_bias, bool rounds, struct mb_linear *out);
 // A vector of the description, NULL when it has none.
 moeblock_status mb_reference_vector(struct mb_reference *r, enum mb_role role, int64_t count, float **out);
+
+// What an expert reads of n floats: in BF16 rounded, in INT16 integers and behind them a scale per 32.
+// mb_reference_length is the floats that it takes. mb_reference_weigh multiplies it by a weight.
+int64_t mb_reference_length(const struct mb_reference *r, int64_t n);
+void mb_reference_row(const struct mb_reference *r, const float *from, int64_t n, float *row);
+void mb_reference_weigh(const struct mb_reference *r, const float *row, float weight, int64_t n, float *out);
 
 float mb_reference_dot(const struct mb_linear *linear, int64_t n, const float *x);
 // x / sqrt(mean(x^2) + eps) in place.

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cmocka.h"
+#include "config/config.h"
 #include "kernels/kernels.h"
 #include "reference.h"
 #include "support/golden.h"
@@ -90,8 +91,8 @@ static void check_accuracy(const struct golden_case *golden, const struct golden
 {
     const double got = golden_error(golden, run->y), allowed = golden_allowed(golden, computed(run));
     const int64_t row = golden_router_difference(golden, run->ids, run->weights);
-    printf("  %-34s error %.2e  allowed %.1e  %s\n", golden->name, got, allowed,
-           computed(run) == MOEBLOCK_COMPUTE_F32 ? "f32" : "bf16");
+    static const char *const names[] = {"auto", "f32", "bf16", "int16"};
+    printf("  %-34s error %.2e  allowed %.1e  %s\n", golden->name, got, allowed, names[computed(run)]);
     if (!(got <= allowed)) fail_msg("%s: relative rms %.3e, allowed %.3e", golden->name, got, allowed);
     if (row >= 0) fail_msg("%s: ids or weights differ in row %lld", golden->name, (long long)row);
     if (run->state && !(golden_state_error(golden, run->state) <= 1e-5))
@@ -101,8 +102,8 @@ static void check_accuracy(const struct golden_case *golden, const struct golden
 // Whether the level multiplies and adds in one rounding, which shows in F32 compute (docs/numerics.md).
 static bool fused(const char *level) { return mb_kernels_select(level, NULL)->fused; }
 
-// At every level the same ids and weights; in BF16 compute the same y as the reference, in F32 compute the reference's
-// at the levels with separate roundings, and one y at the others.
+// At every level the same ids and weights; in BF16 and INT16 compute the same y as the reference, in F32 compute the
+// reference's at the levels with separate roundings, and one y at the others.
 static void check_levels(const struct golden_case *golden, const struct golden_run *first)
 {
     struct golden_run runs[2] = {{0}};
@@ -111,7 +112,8 @@ static void check_levels(const struct golden_case *golden, const struct golden_r
     for (int i = 0; (level = moeblock_level(i, &usable, &reason)) != NULL; i++) {
         if (!usable) continue;
         struct golden_run other;
-        run_or_fail(golden, &(struct golden_settings){.level = level, .threads = 1}, &other);
+        run_or_fail(golden, &(struct golden_settings){.level = level, .threads = 1, .compute = computed(first)},
+                    &other);
         const bool own = computed(first) == MOEBLOCK_COMPUTE_F32 && fused(level);
         assert_same_choice(golden, first, &other, level);
         if (!runs[own].y) {
@@ -136,16 +138,46 @@ static void check_variants(const struct golden_case *golden, const struct golden
     const size_t length = moeblock_config_print(first->config, NULL, 0);
     char *text = malloc(length + 1);
     moeblock_config_print(first->config, text, length + 1);
-    run_or_fail(golden, &(struct golden_settings){.config_text = text}, &other);
+    run_or_fail(golden, &(struct golden_settings){.config_text = text, .compute = computed(first)}, &other);
     assert_same(golden, first, &other, "the printed configuration");
     golden_run_free(golden, &other);
-    run_or_fail(golden, &(struct golden_settings){.config_text = text, .mode = MOEBLOCK_DECODE}, &other);
+    run_or_fail(golden,
+                &(struct golden_settings){.config_text = text, .mode = MOEBLOCK_DECODE, .compute = computed(first)},
+                &other);
     assert_same(golden, first, &other, "the printed configuration in decode");
     golden_run_free(golden, &other);
     free(text);
-    run_or_fail(golden, &(struct golden_settings){.mode = MOEBLOCK_DECODE, .threads = 3}, &other);
+    run_or_fail(golden, &(struct golden_settings){.mode = MOEBLOCK_DECODE, .threads = 3, .compute = computed(first)},
+                &other);
     assert_same(golden, first, &other, "decode with 3 threads");
     golden_run_free(golden, &other);
+}
+
+// Weights with exact integers: int16 compute errs no more than bf16 compute. All others: refused by the format's name.
+static void check_int16(const struct golden_case *golden)
+{
+    struct golden_run bf16, int16;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    moeblock_block_info info = {.struct_size = sizeof info};
+    run_or_fail(golden, &(struct golden_settings){.compute = MOEBLOCK_COMPUTE_BF16}, &bf16);
+    moeblock_block_get_info(bf16.block, &info);
+    const moeblock_status status =
+        golden_run(golden, &(struct golden_settings){.compute = MOEBLOCK_COMPUTE_INT16}, &int16, &error);
+    if (status == MOEBLOCK_OK) {
+        check_accuracy(golden, &int16);
+        if (!(golden_error(golden, int16.y) <= golden_error(golden, bf16.y)))
+            fail_msg("%s: int16 compute errs more than bf16 compute", golden->name);
+        check_variants(golden, &int16);
+        check_levels(golden, &int16);
+        golden_run_free(golden, &int16);
+    } else {
+        assert_int_equal(status, MOEBLOCK_UNSUPPORTED);
+        assert_non_null(strstr(error.message, "int16"));
+        // Other linear maps may be stored in formats without integers.
+        if (!strcmp(info.format, "mxfp4") && !bf16.config->shared_enabled && !bf16.config->latent_size)
+            fail_msg("%s: %s", golden->name, error.message);
+    }
+    golden_run_free(golden, &bf16);
 }
 
 static bool check_case(const char *name)
@@ -165,6 +197,7 @@ static bool check_case(const char *name)
         run_or_fail(&golden, &(struct golden_settings){.compute = MOEBLOCK_COMPUTE_F32}, &run);
         check_accuracy(&golden, &run);
         golden_run_free(&golden, &run);
+        check_int16(&golden);
     } else {
         printf("  %-34s skipped: %s\n", name, error.message);
         if (is_required(&golden)) fail_msg("%s must run: %s", name, error.message);

@@ -47,6 +47,7 @@ static void make_sample(struct sample *out, unsigned seed)
     const uint32_t score = tiny_random(&random, COUNT(scores));
     *out = (struct sample){.format = (enum mb_format)tiny_random(&random, MB_FORMATS), .seed = seed};
     out->compute = tiny_random(&random, 2) ? MOEBLOCK_COMPUTE_BF16 : MOEBLOCK_COMPUTE_F32;
+    if (out->format == MB_FORMAT_MXFP4 && seed % 2) out->compute = MOEBLOCK_COMPUTE_INT16;
     out->experts = 4 * (1 + (int)tiny_random(&random, 3));
     out->k = 1 + (int)tiny_random(&random, 4);
     out->groups = out->k <= out->experts / 2 && tiny_random(&random, 4) == 0;

@@ -40,14 +40,15 @@ static const struct arithmetic {
 } arithmetics[] = {{MB_FORMAT_F32, MOEBLOCK_COMPUTE_F32},
                    {MB_FORMAT_BF16, MOEBLOCK_COMPUTE_BF16},
                    {MB_FORMAT_FP8, MOEBLOCK_COMPUTE_BF16},
-                   {MB_FORMAT_MXFP4, MOEBLOCK_COMPUTE_BF16}};
+                   {MB_FORMAT_MXFP4, MOEBLOCK_COMPUTE_BF16},
+                   {MB_FORMAT_MXFP4, MOEBLOCK_COMPUTE_INT16}};
 enum { ARITHMETICS = sizeof arithmetics / sizeof *arithmetics };
 
-// Whether results of a level must have the bytes of the level "ref": always in bf16 compute; in f32 compute the levels
-// with fused multiply-add agree among themselves only.
+// Whether results of a level must have the bytes of the level "ref": always in bf16 and int16 compute; in f32 compute
+// the levels with fused multiply-add agree among themselves only.
 static bool equals_ref(const char *level, moeblock_compute compute)
 {
-    return compute == MOEBLOCK_COMPUTE_BF16 || !strcmp(level, "ref") || !strcmp(level, "generic");
+    return compute != MOEBLOCK_COMPUTE_F32 || !strcmp(level, "ref") || !strcmp(level, "generic");
 }
 
 static void start(struct tiny_block *tiny, const char *json, const char *level, const struct arithmetic *arithmetic,

@@ -35,7 +35,8 @@ typedef struct moeblock_expert_build {
 } moeblock_expert_build;
 
 // One call on rows of one expert. `rows` holds m pointers: to `hidden` elements for inner, to `intermediate`
-// elements for outer; elements are float32 in F32 compute and bfloat16 bits in BF16 compute. Columns [c0, c1) are
+// elements for outer; elements are float32 in F32 compute and bfloat16 bits in BF16 compute (INT16 is for built-in
+// kinds alone). Columns [c0, c1) are
 // absolute; out points at column c0 of the first row, out_stride elements from row to row.
 // inner writes activations in the rows' element type; outer writes float32, in BF16 compute rounded to bfloat16.
 typedef struct moeblock_expert_call {

@@ -53,6 +53,12 @@ static moeblock_status create(void *user, const moeblock_expert_build *build, vo
     self->second = mb_alloc(allocator, sizeof *self->second);
     if (!self->second) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating experts: no memory");
     mb_second_bank(build->config, self->second);
+    // The banks read rows of the wider one's intermediate, whose scales a narrower bank would not find.
+    if (build->compute == MOEBLOCK_COMPUTE_INT16)
+        return mb_fail(
+            error, MOEBLOCK_UNSUPPORTED,
+            "loading for int16 compute: two banks of experts are not computed so; choose compute auto, f32 or "
+            "bf16");
     const moeblock_config *const configs[] = {build->config, self->second};
     for (int i = 0; i < 2; i++) {
         self->experts[i] = configs[i]->num_experts;

@@ -24,6 +24,10 @@ void mb_post_normed_size(void *self, enum mb_format format);
 // Registers the built-in kinds. Called once per context.
 moeblock_status mb_experts_register(moeblock_context *context, moeblock_error *error);
 
+// Format, group and rows of the packing that a matrix has in a compute type. UNSUPPORTED where it has none.
+moeblock_status mb_compute_packing(moeblock_compute compute, const struct mb_matrix *matrix, struct mb_packing *out,
+                                   moeblock_error *error);
+
 // Latent projections around the routed experts (latent.c): down H -> L with optional norm, up L -> H. NULL object where
 // the description has none.
 struct mb_latent;
@@ -34,7 +38,7 @@ moeblock_status mb_latent_load(struct mb_latent *latent, moeblock_weights *weigh
                                moeblock_error *error);
 size_t mb_latent_packed_bytes(const struct mb_latent *latent);
 size_t mb_latent_scratch_bytes(const struct mb_latent *latent, int64_t m);
-// Rows of `hidden` elements in the compute's element type -> rows of L, same element type (out [m][L], normed).
+// Rows of `hidden` inputs in the compute type's form -> m rows of L in the same form, normed, one after the other.
 void mb_latent_down(const struct mb_latent *latent, const void *const *rows, int64_t m, void *out, void *scratch);
 // Routed sums [m][L] float32 (not changed) -> float32 [m][H] columns [h0, h1); out points at column h0.
 void mb_latent_up(const struct mb_latent *latent, const float *sums, int64_t m, int64_t h0, int64_t h1, float *out,

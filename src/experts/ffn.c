@@ -130,19 +130,12 @@ static moeblock_status check_alike(const struct ffn *self, const struct projecti
     return MOEBLOCK_OK;
 }
 
-static enum mb_packed_format packed_format(enum mb_format format, moeblock_compute compute)
-{
-    const struct mb_format_info *info = &mb_format_table[format];
-    return info->f32_compute && compute == MOEBLOCK_COMPUTE_BF16 ? MB_PACKED_BF16 : info->packed;
-}
-
 static struct mb_packing packing_of(const struct ffn *self, const struct projection *projection, enum mb_format format)
 {
-    return (struct mb_packing){.format = packed_format(format, self->build.compute),
-                               .parts = projection->part + 1,
-                               .n = projection->end - projection->first,
-                               .k = projection->columns,
-                               .group = mb_format_table[format].column_tile};
+    struct mb_packing packing = {
+        .parts = projection->part + 1, .n = projection->end - projection->first, .k = projection->columns};
+    mb_compute_packing(self->build.compute, format, &packing);
+    return packing;
 }
 
 struct piece {
@@ -201,6 +194,7 @@ static moeblock_status plan(struct ffn *self, moeblock_error *error)
         MB_TRY(find(self, p, self->id[0], &firsts[i], error));
         MB_TRY(check_alike(self, p, &firsts[i], error));
         struct mb_packing *packing = p->outer ? &self->outer : &self->inner;
+        MB_TRY(mb_compute_check(self->build.compute, &firsts[i], error));
         const struct mb_packing wanted = packing_of(self, p, firsts[i].format);
         if (p->part && packing->format != wanted.format) {
             return mb_fail(error, MOEBLOCK_UNSUPPORTED,
@@ -399,6 +393,14 @@ static size_t scratch_bytes(const void *object, int64_t m)
 
 static int64_t granule(const void *object) { return ((const struct ffn *)object)->kernels->granule; }
 
+static struct mb_rows rows_of(const struct ffn *self, const moeblock_expert_call *call)
+{
+    return (struct mb_rows){.row = call->rows,
+                            .m = call->m,
+                            .bf16 = self->build.compute == MOEBLOCK_COMPUTE_BF16,
+                            .int16 = self->build.compute == MOEBLOCK_COMPUTE_INT16};
+}
+
 static moeblock_status inner(const void *object, const moeblock_expert_call *call, moeblock_error *error)
 {
     (void)error;
@@ -407,7 +409,7 @@ static moeblock_status inner(const void *object, const moeblock_expert_call *cal
     const struct mb_gate_up_call kernel_call = {
         .packing = &self->inner,
         .packed = packed_of(self, call->expert, false),
-        .rows = {call->rows, call->m, self->build.compute == MOEBLOCK_COMPUTE_BF16},
+        .rows = rows_of(self, call),
         .n0 = call->c0 - self->build.i0,
         .n1 = call->c1 - self->build.i0,
         .gate_bias = self->config->gated ? bias_of(self, call->expert, 0) : NULL,
@@ -425,15 +427,14 @@ static moeblock_status outer(const void *object, const moeblock_expert_call *cal
 {
     (void)error;
     const struct ffn *self = object;
-    const bool bf16 = self->build.compute == MOEBLOCK_COMPUTE_BF16;
     const struct mb_project_call kernel_call = {
         .packing = &self->outer,
         .packed = packed_of(self, call->expert, true),
-        .rows = {call->rows, call->m, bf16},
+        .rows = rows_of(self, call),
         .n0 = call->c0 - self->build.h0,
         .n1 = call->c1 - self->build.h0,
         .bias = bias_of(self, call->expert, self->projections[self->projection_count - 1].bias),
-        .round = bf16 && !self->unrounded,
+        .round = self->build.compute != MOEBLOCK_COMPUTE_F32 && !self->unrounded,
         .out = call->out,
         .out_stride = call->out_stride,
         .scratch = call->scratch,

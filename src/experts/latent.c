@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "config/tensors.h"
 #include "experts/expert.h"
+#include "kernels/int16.h"
 #include "kernels/math_inline.h"
 
 enum { PIECE_BYTES = 4 << 20, ALIGNMENT = 64 };
@@ -23,7 +24,7 @@ struct linear {
 struct mb_latent {
     moeblock_context *context;
     const moeblock_config *config;
-    bool bf16;
+    moeblock_compute compute;
     int64_t hidden, width;
     struct linear down, up;
     float *in_norm, *out_norm; // factors [L], NULL: none
@@ -38,7 +39,7 @@ moeblock_status mb_latent_create(moeblock_context *context, const moeblock_confi
     if (!latent) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating the latent projections: no memory");
     latent->context = context;
     latent->config = config;
-    latent->bf16 = compute == MOEBLOCK_COMPUTE_BF16;
+    latent->compute = compute;
     latent->hidden = config->hidden_size;
     latent->width = config->latent_size;
     // Until a load tells the stored format: what the sizes go by where they are asked for without one.
@@ -85,14 +86,8 @@ static moeblock_status load_linear(struct mb_latent *latent, moeblock_weights *w
     const struct mb_kernels *kernels = latent->context->kernels;
     struct mb_matrix matrix;
     MB_TRY(mb_projection_find(latent->config, weights, projection, layer, 0, &matrix, error));
-    const struct mb_format_info *format = &mb_format_table[matrix.format];
-    linear->packing = (struct mb_packing){
-        .format = latent->bf16 && format->f32_compute ? MB_PACKED_BF16 : format->packed,
-        .parts = 1,
-        .n = matrix.rows,
-        .k = matrix.columns,
-        .group = format->column_tile,
-    };
+    linear->packing = (struct mb_packing){.parts = 1, .n = matrix.rows, .k = matrix.columns};
+    MB_TRY(mb_compute_packing(latent->compute, &matrix, &linear->packing, error));
     linear->packed = mb_alloc(allocator, kernels->packed_bytes(&linear->packing));
     if (latent->config->latent_bias) linear->bias = mb_alloc(allocator, (size_t)matrix.rows * sizeof(float));
     if (!linear->packed || (latent->config->latent_bias && !linear->bias))
@@ -146,7 +141,22 @@ static void rms_norm(const struct mb_latent *latent, const float *factors, const
     for (int64_t i = 0; i < latent->width; i++) out[i] = mb_one_nan(v[i] * scale * factors[i]);
 }
 
-// Scratch: [m][L] floats, [m][L] elements with a pointer each, a tile of one granule, then the kernel's own. Offsets in
+// Bytes of a row of L, in the form of the compute type.
+static size_t row_bytes(const struct mb_latent *latent)
+{
+    if (latent->compute == MOEBLOCK_COMPUTE_INT16) return mb_int16_row_bytes(latent->width);
+    return (size_t)latent->width * (latent->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4);
+}
+
+static struct mb_rows rows_of(const struct mb_latent *latent, const void *const *rows, int64_t m)
+{
+    return (struct mb_rows){.row = rows,
+                            .m = m,
+                            .bf16 = latent->compute == MOEBLOCK_COMPUTE_BF16,
+                            .int16 = latent->compute == MOEBLOCK_COMPUTE_INT16};
+}
+
+// Scratch: [m][L] floats, m rows of L with a pointer each, a tile of one granule, then the kernel's own. Offsets in
 // bytes.
 struct sections {
     size_t floats, elements, rows, tile, kernel;
@@ -158,7 +168,7 @@ static struct sections sections_of(const struct mb_latent *latent, int64_t m)
     const size_t tile_floats = (size_t)(m * latent->context->kernels->granule);
     struct sections s = {.floats = 0};
     s.elements = s.floats + mb_round_up(values * sizeof(float), ALIGNMENT);
-    s.rows = s.elements + mb_round_up(values * (latent->bf16 ? 2 : 4), ALIGNMENT);
+    s.rows = s.elements + mb_round_up((size_t)m * row_bytes(latent), ALIGNMENT);
     s.tile = s.rows + mb_round_up((size_t)m * sizeof(void *), ALIGNMENT);
     s.kernel = s.tile + mb_round_up(tile_floats * sizeof(float), ALIGNMENT);
     return s;
@@ -173,9 +183,11 @@ size_t mb_latent_scratch_bytes(const struct mb_latent *latent, int64_t m)
     return sections_of(latent, m).kernel + (down > up ? down : up);
 }
 
-static void to_elements(const struct mb_latent *latent, const float *from, void *to)
+static void to_row(const struct mb_latent *latent, const float *from, void *to)
 {
-    if (latent->bf16) {
+    if (latent->compute == MOEBLOCK_COMPUTE_INT16) {
+        latent->context->kernels->to_int16(to, from, latent->width);
+    } else if (latent->compute == MOEBLOCK_COMPUTE_BF16) {
         latent->context->kernels->to_bf16(to, from, latent->width);
     } else {
         memcpy(to, from, (size_t)latent->width * sizeof(float));
@@ -189,7 +201,7 @@ void mb_latent_down(const struct mb_latent *latent, const void *const *rows, int
     const struct mb_project_call call = {
         .packing = &latent->down.packing,
         .packed = latent->down.packed,
-        .rows = {rows, m, latent->bf16},
+        .rows = rows_of(latent, rows, m),
         .n1 = latent->width,
         .bias = latent->down.bias,
         .out = floats,
@@ -197,11 +209,10 @@ void mb_latent_down(const struct mb_latent *latent, const void *const *rows, int
         .scratch = (char *)scratch + at.kernel,
     };
     latent->context->kernels->project(&call);
-    const size_t row_bytes = (size_t)latent->width * (latent->bf16 ? 2 : 4);
     for (int64_t r = 0; r < m; r++) {
         float *row = floats + r * latent->width;
         if (latent->in_norm) rms_norm(latent, latent->in_norm, row, row);
-        to_elements(latent, row, (char *)out + (size_t)r * row_bytes);
+        to_row(latent, row, (char *)out + (size_t)r * row_bytes(latent));
     }
 }
 
@@ -237,22 +248,22 @@ void mb_latent_up(const struct mb_latent *latent, const float *sums, int64_t m, 
     float *normed = (float *)(void *)((char *)scratch + at.floats);
     char *elements = (char *)scratch + at.elements;
     const void **rows = (const void **)(void *)((char *)scratch + at.rows);
-    const size_t row_bytes = (size_t)latent->width * (latent->bf16 ? 2 : 4);
     for (int64_t r = 0; r < m; r++) {
         const float *row = sums + r * latent->width;
         if (latent->out_norm) {
             rms_norm(latent, latent->out_norm, row, normed);
             row = normed;
         }
-        rows[r] = elements + (size_t)r * row_bytes;
-        to_elements(latent, row, elements + (size_t)r * row_bytes);
+        char *to = elements + (size_t)r * row_bytes(latent);
+        to_row(latent, row, to);
+        rows[r] = to;
     }
     struct mb_project_call call = {
         .packing = &latent->up.packing,
         .packed = latent->up.packed,
-        .rows = {rows, m, latent->bf16},
+        .rows = rows_of(latent, rows, m),
         .bias = latent->up.bias,
-        .round = latent->bf16,
+        .round = latent->compute != MOEBLOCK_COMPUTE_F32,
         .scratch = (char *)scratch + at.kernel,
     };
     project_columns(latent, &call, h0, h1, out, out_stride, (float *)(void *)((char *)scratch + at.tile));

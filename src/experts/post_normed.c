@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // "post_normed": feed-forward experts whose output is normalised on its own before its weight (muse_spark): times a
-// stored weight, then RMSNorm. A norm needs the whole row, so the kind computes whole rows only. In bfloat16 compute
-// the normalised output is what is rounded.
+// stored weight, then RMSNorm. A norm needs the whole row, so the kind computes whole rows only. Where outputs are
+// rounded, the normalised one is.
 #include <math.h>
 
 #include "base/arith.h"
@@ -94,7 +94,7 @@ static void norm_row(const struct post_normed *self, float *row)
     const float factor = 1.0f / sqrtf(sum / (float)build->hidden + (float)build->config->post_norm_eps);
     for (int64_t i = 0; i < build->hidden; i++) {
         row[i] = mb_one_nan(row[i] * factor);
-        if (build->compute == MOEBLOCK_COMPUTE_BF16) row[i] = mb_round_bf16(row[i]);
+        if (build->compute != MOEBLOCK_COMPUTE_F32) row[i] = mb_round_bf16(row[i]);
     }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which kernel levels this build has and which one runs: by rules on what the CPU does well, never by timing.
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/status.h"
@@ -21,18 +22,25 @@ const struct mb_kernels *const mb_kernel_levels[] = {
 
 // The first rule that fits the machine and names a level of this build decides. A flag says that instructions exist,
 // not that they are fast: AMD's bf16 dot product does twice the work of a float32 multiply-add per cycle, Intel's
-// outside the AMX unit half of it.
-static const struct {
+// outside the AMX unit half of it, and its int16 dot product twice. `int16`: whether AUTO stands for int16 compute
+// where all weights have integers.
+static const struct rule {
     enum mb_cpu_vendor vendor; // MB_CPU_OTHER: any
     uint32_t features;
-    const char *level, *why;
+    const char *level;
+    bool int16;
+    const char *why;
 } rules[] = {
-    {MB_CPU_AMD, MB_CPU_LEVEL_AVX512BF16, "avx512bf16", "AMD's bf16 dot product outruns its float32 multiply-add"},
-    {MB_CPU_INTEL, MB_CPU_LEVEL_AVX512BF16, "avx512vnni", "Intel's float32 multiply-add outruns its avx512_bf16"},
-    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512VNNI, "avx512vnni", "the widest float32 multiply-add and int16 dot product"},
-    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512, "avx512", "the widest float32 multiply-add of this machine"},
-    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX2, "avx2", "the widest float32 multiply-add of this machine"},
-    {MB_CPU_OTHER, 0, "generic", "the only fast level that this machine can run"},
+    {MB_CPU_AMD, MB_CPU_LEVEL_AVX512BF16, "avx512bf16", false,
+     "AMD's bf16 dot product outruns its float32 multiply-add"},
+    {MB_CPU_INTEL, MB_CPU_LEVEL_AVX512VNNI | MB_CPU_AMX_BF16, "avx512vnni", false,
+     "Intel's float32 multiply-add outruns its avx512_bf16"},
+    {MB_CPU_INTEL, MB_CPU_LEVEL_AVX512VNNI, "avx512vnni", true,
+     "Intel's float32 multiply-add outruns its avx512_bf16, and its int16 dot product both"},
+    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512VNNI, "avx512vnni", false, "the widest float32 multiply-add of this machine"},
+    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512, "avx512", false, "the widest float32 multiply-add of this machine"},
+    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX2, "avx2", false, "the widest float32 multiply-add of this machine"},
+    {MB_CPU_OTHER, 0, "generic", false, "the only fast level that this machine can run"},
 };
 
 static const struct mb_kernels *find(const char *name)
@@ -43,18 +51,24 @@ static const struct mb_kernels *find(const char *name)
     return NULL;
 }
 
-const struct mb_kernels *mb_kernels_best(const char **why)
+static const struct rule *rule_of_machine(void)
 {
     const struct mb_cpu cpu = mb_cpu_detect();
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
-        const struct mb_kernels *kernels = find(rules[i].level);
-        if (rules[i].vendor != MB_CPU_OTHER && rules[i].vendor != cpu.vendor) continue;
-        if (!kernels || (cpu.features & rules[i].features) != rules[i].features) continue;
-        if (why) *why = rules[i].why;
-        return kernels;
-    }
-    return &mb_kernels_generic;
+    const struct rule *rule = rules;
+    while ((rule->vendor != MB_CPU_OTHER && rule->vendor != cpu.vendor) || !find(rule->level) ||
+           (cpu.features & rule->features) != rule->features)
+        rule++;
+    return rule; // the last one fits every machine
 }
+
+const struct mb_kernels *mb_kernels_best(const char **why)
+{
+    const struct rule *rule = rule_of_machine();
+    if (why) *why = rule->why;
+    return find(rule->level);
+}
+
+bool mb_kernels_prefer_int16(void) { return rule_of_machine()->int16; }
 
 const struct mb_kernels *mb_kernels_select(const char *name, moeblock_error *error)
 {

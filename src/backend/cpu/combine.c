@@ -16,7 +16,7 @@ static moeblock_status return_outputs(struct mb_run *run)
     const moeblock_block *block = run->block;
     const struct mb_share *share = &block->share;
     struct mb_buffers *b = mb_buffers_of(run);
-    const size_t one = (size_t)(share->d1 - share->d0) * mb_element_bytes(run->set);
+    const size_t one = (size_t)(share->d1 - share->d0) * mb_output_bytes(run->set);
     int64_t row = 0, record = 0;
     for (int i = 0; i < share->ep; i++) {
         int64_t out = 0, back = 0;

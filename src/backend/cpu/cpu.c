@@ -36,7 +36,7 @@ void mb_cpu_begin(struct mb_run *run)
 
 size_t mb_record_bytes(const moeblock_block *block, const struct mb_weight_set *set, int64_t k)
 {
-    const size_t row = (size_t)block->routed_width * mb_element_bytes(set);
+    const size_t row = mb_row_bytes(set, block->routed_width);
     return mb_round_up(row, 8) + mb_round_up((size_t)k * (sizeof(int32_t) + sizeof(float)), 8);
 }
 
@@ -101,6 +101,16 @@ moeblock_status mb_gather_columns(struct mb_run *run, const void *part, int64_t 
             memcpy((char *)whole + (size_t)(r * total + begin) * element, from, run_bytes);
     }
     return MOEBLOCK_OK;
+}
+
+void mb_to_row(const struct mb_run *run, void *row, const float *from, int64_t n)
+{
+    const struct mb_kernels *kernels = run->block->context->kernels;
+    if (run->set->compute == MOEBLOCK_COMPUTE_INT16) {
+        kernels->to_int16(row, from, n);
+    } else {
+        kernels->to_bf16(row, from, n);
+    }
 }
 
 void mb_run_trace(const struct mb_run *run, const char *what, int64_t a, int64_t b)

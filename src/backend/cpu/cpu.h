@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "base/arith.h"
+#include "kernels/int16.h"
 
 // Columns that one task of the routed or shared experts computes, and tokens of one token-wise task.
 enum { MB_TASK_COLUMNS = 64, MB_TASK_TOKENS = 16 };
@@ -25,14 +26,14 @@ struct mb_item {
 };
 
 // All buffers of a pass over up to n tokens (workspace->tokens). `a` is the most rows that can arrive (n, or ep * n
-// on a mesh), `s` the most slots, `element` the bytes of an expert row's element.
+// on a mesh), `s` the most slots. Rows of experts are mb_row_bytes long, elements are mb_element_bytes.
 struct mb_buffers {
     char *x_mine, *x_all; // hidden-sharded x: own part and all parts, in x's dtype; tp > 1 only
     float *x;             // [n][H] unrounded
     float *aux;           // [n][H], NULL unless the router or the shared expert reads it
-    void *rows;           // [n][H] elements: x for the experts (x itself in F32)
-    void *aux_rows;       // [n][H] elements: aux for the shared expert (aux itself in F32)
-    void *latent;         // [n][L] elements
+    void *rows;           // [n] rows of H: x for the experts (x itself in F32)
+    void *aux_rows;       // [n] rows of H: aux for the shared expert (aux itself in F32)
+    void *latent;         // [n] rows of L
 
     float *logits;  // [n][router width]
     int32_t *ids;   // [n][k]
@@ -54,15 +55,17 @@ struct mb_buffers {
     int64_t *expert_begin;         // [e1 - e0 + 1] first slot of each expert of the range
     struct mb_slot *slot;          // [s]
     const void **slot_row;         // [s] input row of each slot
-    void *scaled;                  // [s][D] elements: rows times weights, when weights go to the input
+    void *scaled;                  // [s] rows of D times weights, when weights go to the input
     void *activation;              // [s][I] elements
     void *activation_part;         // [s][own I]; tp > 1
     void *activation_all;          // gathered parts; tp > 1
+    void *activation_integers;     // [s] rows of I, INT16 only: elsewhere activations are rows
     const void **activation_row;   // [s]
 
     const void **token_row;         // [n] rows of the shared expert
     void *shared_activation;        // [n][Is]
     void *shared_part, *shared_all; // tp > 1
+    void *shared_integers;          // [n] rows of Is, INT16 only
     const void **shared_row;        // [n]
     float *factors;                 // [n][2] of the routed sum and of the shared expert
 
@@ -102,9 +105,21 @@ static inline bool mb_computed_here(const struct mb_run *run, int32_t id)
     return id >= 0 && id < mb_all_experts(run->block->config) && run->block->owns[id];
 }
 
+// Bytes of an element of the activations as inner leaves them, of a row of `width` inputs of an expert, and of an
+// element of an expert's outputs on their way to another rank.
 static inline size_t mb_element_bytes(const struct mb_weight_set *set)
 {
     return set->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4;
+}
+
+static inline size_t mb_row_bytes(const struct mb_weight_set *set, int64_t width)
+{
+    return set->compute == MOEBLOCK_COMPUTE_INT16 ? mb_int16_row_bytes(width) : (size_t)width * mb_element_bytes(set);
+}
+
+static inline size_t mb_output_bytes(const struct mb_weight_set *set)
+{
+    return set->compute == MOEBLOCK_COMPUTE_F32 ? 4 : 2;
 }
 
 // Bytes of a row record on its way to another rank: the row, its ids, its weights.
@@ -134,6 +149,9 @@ static inline char *mb_scratch(const struct mb_run *run, int worker)
 // each.
 moeblock_status mb_gather_columns(struct mb_run *run, const void *part, int64_t rows, int64_t total, size_t element,
                                   void *all, void *whole, size_t *bytes_per_rank);
+
+// n floats as a row of experts, in BF16 and INT16 (in F32 they are one).
+void mb_to_row(const struct mb_run *run, void *row, const float *from, int64_t n);
 
 // work_list.c: the items of a phase; returns how many. Inner ones of the routed experts come first.
 int64_t mb_list_inner(struct mb_run *run, bool routed, bool shared, int64_t *routed_items);

@@ -12,7 +12,7 @@ static const char *own_row(const struct mb_run *run, int64_t token)
 {
     const struct mb_buffers *b = mb_buffers_of(run);
     const void *rows = run->set->latent ? b->latent : b->rows;
-    return (const char *)rows + (size_t)(token * run->block->routed_width) * mb_element_bytes(run->set);
+    return (const char *)rows + (size_t)token * mb_row_bytes(run->set, run->block->routed_width);
 }
 
 static void take_own_rows(struct mb_run *run)
@@ -40,7 +40,7 @@ static void fill_records(struct mb_run *run)
 {
     const moeblock_block *block = run->block;
     struct mb_buffers *b = mb_buffers_of(run);
-    const size_t row = (size_t)block->routed_width * mb_element_bytes(run->set);
+    const size_t row = mb_row_bytes(run->set, block->routed_width);
     const size_t record = mb_record_bytes(block, run->set, run->k), ids_at = mb_round_up(row, 8);
     const size_t ids_bytes = (size_t)run->k * sizeof(int32_t);
     for (int64_t i = 0; i < run->n * run->k; i++) b->return_place[i] = -1;
@@ -87,7 +87,7 @@ static moeblock_status exchange_rows(struct mb_run *run)
         run->arrived += b->receive_rows[i];
     }
     MB_TRY(mesh->all_to_all(mesh->user, axis, b->send, b->send_bytes, b->receive, b->receive_bytes, run->error));
-    const size_t ids_at = mb_round_up((size_t)block->routed_width * mb_element_bytes(run->set), 8);
+    const size_t ids_at = mb_round_up(mb_row_bytes(run->set, block->routed_width), 8);
     for (int64_t r = 0; r < run->arrived; r++) {
         const char *from = b->receive + (size_t)r * record;
         b->arrived_row[r] = from;

@@ -13,7 +13,8 @@
 static const moeblock_expert_class *routed_of(const struct mb_run *run) { return run->block->routed_kind->class_copy; }
 static const moeblock_expert_class *shared_of(const struct mb_run *run) { return run->block->shared_kind->class_copy; }
 
-// Weight on the input: rows become bf16(w * bf16(x)) (float32 in F32), and the output's weight 1.
+// Weight on the input: rows become bf16(w * bf16(x)) (float32 in F32, scales times w in INT16), and the output's weight
+// 1.
 static moeblock_status scale_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
     (void)worker, (void)error;
@@ -25,6 +26,10 @@ static moeblock_status scale_task(struct mb_run *run, int64_t index, int worker,
             const uint16_t *from = b->slot_row[s];
             uint16_t *to = (uint16_t *)b->scaled + s * width;
             for (int64_t i = 0; i < width; i++) to[i] = mb_to_bf16(weight * mb_from_bf16(from[i]));
+            b->slot_row[s] = to;
+        } else if (run->set->compute == MOEBLOCK_COMPUTE_INT16) {
+            char *to = (char *)b->scaled + (size_t)s * mb_int16_row_bytes(width);
+            mb_int16_weigh(to, b->slot_row[s], width, weight);
             b->slot_row[s] = to;
         } else {
             const float *from = b->slot_row[s];
@@ -99,6 +104,36 @@ static moeblock_status gather_activations(struct mb_run *run, bool routed, bool 
     return MOEBLOCK_OK;
 }
 
+// Gathered activations `row` of tasks' rows become integers.
+static void to_integers(const struct mb_run *run, int64_t index, int64_t rows, int64_t width, const void **row,
+                        char *integers)
+{
+    const int64_t end = mb_min(rows, (index + 1) * MB_TASK_TOKENS);
+    for (int64_t i = index * MB_TASK_TOKENS; i < end; i++) {
+        char *to = integers + (size_t)i * mb_int16_row_bytes(width);
+        mb_to_row(run, to, row[i], width);
+        row[i] = to;
+    }
+}
+
+static moeblock_status routed_integers_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
+{
+    (void)worker, (void)error;
+    struct mb_buffers *b = mb_buffers_of(run);
+    const int64_t width = run->block->config->routed.intermediate_size;
+    to_integers(run, index, run->slots, width, b->activation_row, b->activation_integers);
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status shared_integers_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
+{
+    (void)worker, (void)error;
+    struct mb_buffers *b = mb_buffers_of(run);
+    const int64_t width = run->block->config->shared.intermediate_size;
+    to_integers(run, index, run->n, width, b->shared_row, b->shared_integers);
+    return MOEBLOCK_OK;
+}
+
 // Adds a tile of one expert's outputs to the tokens' sums, or stores it for its way home.
 static void deliver(struct mb_run *run, int64_t s0, int64_t m, const float *tile, int64_t stride, int64_t c0,
                     int64_t c1)
@@ -112,7 +147,7 @@ static void deliver(struct mb_run *run, int64_t s0, int64_t m, const float *tile
         const float *out = tile + i * stride;
         if (share->ep == 1) {
             kernels->accumulate(b->routed + slot->row * own + at, out, slot->weight, n);
-        } else if (run->set->compute == MOEBLOCK_COMPUTE_BF16) {
+        } else if (mb_output_bytes(run->set) == sizeof(uint16_t)) {
             kernels->to_bf16((uint16_t *)b->out_slots + slot->home * own + at, out, n);
         } else {
             memcpy((float *)b->out_slots + slot->home * own + at, out, (size_t)n * sizeof *out);
@@ -202,7 +237,7 @@ static moeblock_status outer_task(struct mb_run *run, int64_t index, int worker,
 static moeblock_status run_phases(struct mb_run *run, bool routed, bool shared)
 {
     struct mb_buffers *b = mb_buffers_of(run);
-    const size_t row = (size_t)run->block->config->hidden_size * mb_element_bytes(run->set);
+    const size_t row = mb_row_bytes(run->set, run->block->config->hidden_size);
     const char *rows = run->block->config->shared_input == MB_INPUT_AUX ? b->aux_rows : b->rows;
     for (int64_t t = 0; shared && t < run->n; t++) b->token_row[t] = rows + (size_t)t * row;
     int64_t routed_items;
@@ -210,6 +245,9 @@ static moeblock_status run_phases(struct mb_run *run, bool routed, bool shared)
     mb_run_trace(run, "inner", routed_items, items - routed_items);
     MB_TRY(mb_each(run, items, inner_task));
     MB_TRY(gather_activations(run, routed, shared));
+    const bool int16 = run->set->compute == MOEBLOCK_COMPUTE_INT16;
+    if (int16 && routed) MB_TRY(mb_each(run, mb_ceil_div(run->slots, MB_TASK_TOKENS), routed_integers_task));
+    if (int16 && shared) MB_TRY(mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), shared_integers_task));
     return mb_each(run, mb_list_outer(run, routed, shared), outer_task);
 }
 

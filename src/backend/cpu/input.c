@@ -31,8 +31,8 @@ static void convert_aux(struct mb_run *run, int64_t t)
     struct mb_buffers *b = mb_buffers_of(run);
     float *row = b->aux + t * hidden;
     mb_to_floats(row, mb_array_row(aux, run->first + t), aux->dtype, hidden);
-    if (config->shared_enabled && config->shared_input == MB_INPUT_AUX && run->set->compute == MOEBLOCK_COMPUTE_BF16)
-        run->block->context->kernels->to_bf16((uint16_t *)b->aux_rows + t * hidden, row, hidden);
+    if (config->shared_enabled && config->shared_input == MB_INPUT_AUX && run->set->compute != MOEBLOCK_COMPUTE_F32)
+        mb_to_row(run, (char *)b->aux_rows + (size_t)t * mb_row_bytes(run->set, hidden), row, hidden);
 }
 
 // Tokens [begin, end) of the chunk: float rows, the second tensor, expert rows, latent rows.
@@ -46,7 +46,7 @@ static moeblock_status convert_tokens(struct mb_run *run, int64_t index, int wor
     const int64_t begin = index * MB_TASK_TOKENS, end = mb_min(run->n, begin + MB_TASK_TOKENS);
     const moeblock_array *x = &run->input->x;
     const size_t whole_row = (size_t)hidden * moeblock_dtype_bytes(x->dtype);
-    const bool bf16 = set->compute == MOEBLOCK_COMPUTE_BF16;
+    const size_t row_bytes = mb_row_bytes(set, hidden);
     const void *latent_in[MB_TASK_TOKENS];
     for (int64_t t = begin; t < end; t++) {
         const void *from =
@@ -54,11 +54,12 @@ static moeblock_status convert_tokens(struct mb_run *run, int64_t index, int wor
         float *row = b->x + t * hidden;
         mb_to_floats(row, from, x->dtype, hidden);
         if (b->aux && !run->given_ids) convert_aux(run, t);
-        if (bf16) run->block->context->kernels->to_bf16((uint16_t *)b->rows + t * hidden, row, hidden);
-        latent_in[t - begin] = (char *)b->rows + (size_t)(t * hidden) * mb_element_bytes(set);
+        char *expert_row = (char *)b->rows + (size_t)t * row_bytes;
+        if (set->compute != MOEBLOCK_COMPUTE_F32) mb_to_row(run, expert_row, row, hidden);
+        latent_in[t - begin] = expert_row;
     }
     if (set->latent) {
-        char *out = (char *)b->latent + (size_t)(begin * config->latent_size) * mb_element_bytes(set);
+        char *out = (char *)b->latent + (size_t)begin * mb_row_bytes(set, config->latent_size);
         mb_latent_down(set->latent, latent_in, end - begin, out, mb_scratch(run, worker));
     }
     return MOEBLOCK_OK;

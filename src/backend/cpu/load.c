@@ -12,6 +12,24 @@
 #include "config/preset.h"
 #include "config/tensors.h"
 
+// Whether AUTO is int16: by a rule on the machine, where every linear map of the experts has integers. Ranks of a mesh
+// may be different machines.
+static bool prefers_int16(const moeblock_block *block, moeblock_weights *weights, int64_t layer)
+{
+    static const enum mb_projection maps[] = {MB_PROJ_GATE,      MB_PROJ_UP,          MB_PROJ_DOWN,
+                                              MB_PROJ_SHARED_UP, MB_PROJ_SHARED_GATE, MB_PROJ_SHARED_DOWN,
+                                              MB_PROJ_LATENT_UP, MB_PROJ_LATENT_DOWN};
+    if (block->mesh->rows * block->mesh->columns > 1 || block->config->second.count) return false;
+    if (!mb_kernels_prefer_int16()) return false;
+    for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
+        struct mb_matrix matrix;
+        if (!mb_projection_wanted(block->config, maps[i])) continue;
+        if (mb_projection_find(block->config, weights, maps[i], layer, 0, &matrix, NULL) != MOEBLOCK_OK) return false;
+        if (!mb_packed_has_integers(mb_format_table[matrix.format].packed)) return false;
+    }
+    return true;
+}
+
 // The compute type that AUTO stands for, and the stored format's name. An outside kind computes in float32 unless told.
 static moeblock_status resolve_compute(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
                                        struct mb_weight_set *set, moeblock_error *error)
@@ -20,15 +38,23 @@ static moeblock_status resolve_compute(const moeblock_block *block, moeblock_wei
     set->format = "outside";
     set->compute = block->requested == MOEBLOCK_COMPUTE_AUTO ? MOEBLOCK_COMPUTE_F32 : block->requested;
     const bool routed = block->routed_kind != NULL;
-    if (routed ? !mb_expert_is_builtin(config->expert_type) : !block->shared_kind) return MOEBLOCK_OK;
+    if (routed ? !mb_expert_is_builtin(config->expert_type) : !block->shared_kind) {
+        if (!routed || block->requested != MOEBLOCK_COMPUTE_INT16) return MOEBLOCK_OK;
+        return mb_fail(error, MOEBLOCK_UNSUPPORTED,
+                       "loading for int16 compute: expert kind \"%s\" is the program's own and knows float rows only; "
+                       "choose compute auto, f32 or bf16",
+                       config->expert_type);
+    }
     const enum mb_projection down = routed ? MB_PROJ_DOWN : MB_PROJ_SHARED_DOWN;
     // A rank that owns no expert goes by the last one.
     const int64_t expert = routed ? mb_min(block->share.e0, config->num_experts - 1) : 0;
     struct mb_matrix matrix;
     MB_TRY(mb_projection_find(config, weights, down, layer, expert, &matrix, error));
     set->format = mb_format_table[matrix.format].name;
-    if (block->requested == MOEBLOCK_COMPUTE_AUTO)
-        set->compute = mb_format_table[matrix.format].f32_compute ? MOEBLOCK_COMPUTE_F32 : MOEBLOCK_COMPUTE_BF16;
+    if (block->requested != MOEBLOCK_COMPUTE_AUTO) return MOEBLOCK_OK;
+    set->compute = mb_format_table[matrix.format].f32_compute ? MOEBLOCK_COMPUTE_F32
+                   : prefers_int16(block, weights, layer)     ? MOEBLOCK_COMPUTE_INT16
+                                                              : MOEBLOCK_COMPUTE_BF16;
     return MOEBLOCK_OK;
 }
 

@@ -24,16 +24,16 @@ static void take_input(struct cursor *c, struct mb_buffers *b, const moeblock_bl
 {
     const moeblock_config *config = block->config;
     const int64_t hidden = config->hidden_size, k = mb_all_slots(config);
-    const size_t element = mb_element_bytes(block->set);
-    const bool sharding = block->share.tp > 1;
+    const size_t row = mb_row_bytes(block->set, hidden);
+    const bool sharding = block->share.tp > 1, f32 = block->set->compute == MOEBLOCK_COMPUTE_F32;
     b->x_mine = take(c, sharding ? n * hidden : 0, sizeof(float));
     b->x_all = take(c, sharding ? n * hidden : 0, sizeof(float));
     b->x = take(c, n * hidden, sizeof(float));
     b->aux = mb_reads_aux(config) ? take(c, n * hidden, sizeof(float)) : NULL;
-    b->rows = element == sizeof(float) ? (void *)b->x : take(c, n * hidden, element);
+    b->rows = f32 ? (void *)b->x : take(c, n, row);
     const bool shared_aux = config->shared_enabled && config->shared_input == MB_INPUT_AUX;
-    b->aux_rows = element == sizeof(float) ? (void *)b->aux : take(c, shared_aux ? n * hidden : 0, element);
-    b->latent = take(c, n * config->latent_size, element);
+    b->aux_rows = f32 ? (void *)b->aux : take(c, shared_aux ? n : 0, row);
+    b->latent = take(c, n, mb_row_bytes(block->set, config->latent_size));
     b->ids = take(c, n * k, sizeof *b->ids);
     b->weights = take(c, n * k, sizeof *b->weights);
     b->order = take(c, n * k, sizeof *b->order);
@@ -69,15 +69,15 @@ static void take_exchange(struct cursor *c, struct mb_buffers *b, const moeblock
     if (ep == 1 || !block->set->routed) return;
     const int64_t k = mb_all_slots(block->config), arrive = ep * n;
     const int64_t sent = n * mb_min(k, ep), own_columns = block->share.d1 - block->share.d0;
-    const size_t record = mb_record_bytes(block, block->set, k), element = mb_element_bytes(block->set);
+    const size_t record = mb_record_bytes(block, block->set, k), output = mb_output_bytes(block->set);
     // With ids from outside k may be any number: fewer tokens then, but their longer records go to up to ep ranks each.
     b->send = take(c, sent, mb_record_bytes(block, block->set, mb_max(k, ep)));
     b->receive = take(c, arrive, record);
     b->record_token = take(c, sent, sizeof *b->record_token);
     b->send_rows = take(c, ep, sizeof *b->send_rows);
     b->receive_rows = take(c, ep, sizeof *b->receive_rows);
-    b->out_slots = take(c, mb_slots_most(block, arrive, k) * own_columns, element);
-    b->returned = take(c, n * k * own_columns, element);
+    b->out_slots = take(c, mb_slots_most(block, arrive, k) * own_columns, output);
+    b->returned = take(c, n * k * own_columns, output);
     b->return_place = take(c, n * k, sizeof *b->return_place);
 }
 
@@ -90,17 +90,19 @@ static void take_routed(struct cursor *c, struct mb_buffers *b, const moeblock_b
     const int64_t arrive = share->ep * n, k = mb_all_slots(config);
     const int64_t slots = mb_slots_most(block, arrive, k), inner = config->routed.intermediate_size;
     const moeblock_expert_class *kind = block->routed_kind->class_copy;
-    const bool gathered = share->tp > 1 && kind->splits;
+    const bool gathered = share->tp > 1 && kind->splits, int16 = block->set->compute == MOEBLOCK_COMPUTE_INT16;
     b->arrived_row = take(c, arrive, sizeof *b->arrived_row);
     b->arrived_ids = take(c, arrive, sizeof *b->arrived_ids);
     b->arrived_weights = take(c, arrive, sizeof *b->arrived_weights);
     b->expert_begin = take(c, share->e1 - share->e0 + 1, sizeof *b->expert_begin);
     b->slot = take(c, slots, sizeof *b->slot);
     b->slot_row = take(c, slots, sizeof *b->slot_row);
-    b->scaled = take(c, config->router.apply_weight == MB_APPLY_INPUT ? slots * block->routed_width : 0, element);
+    b->scaled = take(c, config->router.apply_weight == MB_APPLY_INPUT ? slots : 0,
+                     mb_row_bytes(block->set, block->routed_width));
     b->activation = take(c, slots * inner, element);
     b->activation_part = take(c, gathered ? slots * (share->i1 - share->i0) : 0, element);
     b->activation_all = take(c, gathered ? slots * inner : 0, element);
+    b->activation_integers = take(c, int16 ? slots : 0, mb_row_bytes(block->set, inner));
     b->activation_row = take(c, slots, sizeof *b->activation_row);
 }
 
@@ -122,10 +124,12 @@ static void take_shared(struct cursor *c, struct mb_buffers *b, const moeblock_b
     if (!block->set->shared) return;
     const size_t element = mb_element_bytes(block->set);
     const int64_t inner = config->shared.intermediate_size;
+    const bool int16 = block->set->compute == MOEBLOCK_COMPUTE_INT16;
     b->token_row = take(c, n, sizeof *b->token_row);
     b->shared_activation = take(c, n * inner, element);
     b->shared_part = take(c, share->tp > 1 ? n * (share->s1 - share->s0) : 0, element);
     b->shared_all = take(c, share->tp > 1 ? n * inner : 0, element);
+    b->shared_integers = take(c, int16 ? n : 0, mb_row_bytes(block->set, inner));
     b->shared_row = take(c, n, sizeof *b->shared_row);
     b->factors = take(c, 2 * n, sizeof(float));
     b->shared = take(c, n * (share->h1 - share->h0), sizeof(float));

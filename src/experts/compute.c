@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a compute type holds a stored matrix (docs/numerics.md).
+#include "base/status.h"
+#include "experts/expert.h"
+
+moeblock_status mb_compute_packing(moeblock_compute compute, const struct mb_matrix *matrix, struct mb_packing *out,
+                                   moeblock_error *error)
+{
+    const struct mb_format_info *format = &mb_format_table[matrix->format];
+    out->format = format->f32_compute && compute == MOEBLOCK_COMPUTE_BF16 ? MB_PACKED_BF16 : format->packed;
+    out->group = format->column_tile;
+    out->int16 = compute == MOEBLOCK_COMPUTE_INT16;
+    if (!out->int16 || mb_packed_has_integers(out->format)) return MOEBLOCK_OK;
+    return mb_fail(error, MOEBLOCK_UNSUPPORTED,
+                   "loading for int16 compute: tensor '%s' is stored as %s, which has no exact integers as mxfp4 has; "
+                   "choose compute auto or %s",
+                   matrix->codes.name, format->name, format->f32_compute ? "f32" : "bf16");
+}
