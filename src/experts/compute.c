@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a compute type holds a stored matrix (docs/numerics.md).
+// How a compute type holds what is stored (docs/numerics.md).
 #include "base/status.h"
 #include "experts/expert.h"
 
-moeblock_status mb_compute_packing(moeblock_compute compute, const struct mb_matrix *matrix, struct mb_packing *out,
-                                   moeblock_error *error)
+void mb_compute_packing(moeblock_compute compute, enum mb_format stored, struct mb_packing *out)
 {
-    const struct mb_format_info *format = &mb_format_table[matrix->format];
+    const struct mb_format_info *format = &mb_format_table[stored];
     out->format = format->f32_compute && compute == MOEBLOCK_COMPUTE_BF16 ? MB_PACKED_BF16 : format->packed;
     out->group = format->column_tile;
     out->int16 = compute == MOEBLOCK_COMPUTE_INT16;
-    if (!out->int16 || mb_packed_has_integers(out->format)) return MOEBLOCK_OK;
+}
+
+moeblock_status mb_compute_check(moeblock_compute compute, const struct mb_matrix *matrix, moeblock_error *error)
+{
+    const struct mb_format_info *format = &mb_format_table[matrix->format];
+    if (compute != MOEBLOCK_COMPUTE_INT16 || mb_packed_has_integers(format->packed)) return MOEBLOCK_OK;
     return mb_fail(error, MOEBLOCK_UNSUPPORTED,
                    "loading for int16 compute: tensor '%s' is stored as %s, which has no exact integers as mxfp4 has; "
                    "choose compute auto or %s",

@@ -24,9 +24,10 @@ void mb_post_normed_size(void *self, enum mb_format format);
 // Registers the built-in kinds. Called once per context.
 moeblock_status mb_experts_register(moeblock_context *context, moeblock_error *error);
 
-// Format, group and rows of the packing that a matrix has in a compute type. UNSUPPORTED where it has none.
-moeblock_status mb_compute_packing(moeblock_compute compute, const struct mb_matrix *matrix, struct mb_packing *out,
-                                   moeblock_error *error);
+// Format, group and rows of the packing that a stored format has in a compute type.
+void mb_compute_packing(moeblock_compute compute, enum mb_format stored, struct mb_packing *out);
+// UNSUPPORTED where a compute type cannot hold a matrix.
+moeblock_status mb_compute_check(moeblock_compute compute, const struct mb_matrix *matrix, moeblock_error *error);
 
 // Latent projections around the routed experts (latent.c): down H -> L with optional norm, up L -> H. NULL object where
 // the description has none.

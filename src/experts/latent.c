@@ -43,9 +43,9 @@ moeblock_status mb_latent_create(moeblock_context *context, const moeblock_confi
     latent->hidden = config->hidden_size;
     latent->width = config->latent_size;
     // Until a load tells the stored format: what the sizes go by where they are asked for without one.
-    const enum mb_packed_format format = latent->bf16 ? MB_PACKED_BF16 : MB_PACKED_F32;
-    latent->down.packing = (struct mb_packing){format, 1, latent->width, latent->hidden, 0};
-    latent->up.packing = (struct mb_packing){format, 1, latent->hidden, latent->width, 0};
+    const enum mb_packed_format format = compute == MOEBLOCK_COMPUTE_F32 ? MB_PACKED_F32 : MB_PACKED_BF16;
+    latent->down.packing = (struct mb_packing){.format = format, .parts = 1, .n = latent->width, .k = latent->hidden};
+    latent->up.packing = (struct mb_packing){.format = format, .parts = 1, .n = latent->hidden, .k = latent->width};
     *out = latent;
     return MOEBLOCK_OK;
 }
@@ -87,7 +87,8 @@ static moeblock_status load_linear(struct mb_latent *latent, moeblock_weights *w
     struct mb_matrix matrix;
     MB_TRY(mb_projection_find(latent->config, weights, projection, layer, 0, &matrix, error));
     linear->packing = (struct mb_packing){.parts = 1, .n = matrix.rows, .k = matrix.columns};
-    MB_TRY(mb_compute_packing(latent->compute, &matrix, &linear->packing, error));
+    MB_TRY(mb_compute_check(latent->compute, &matrix, error));
+    mb_compute_packing(latent->compute, matrix.format, &linear->packing);
     linear->packed = mb_alloc(allocator, kernels->packed_bytes(&linear->packing));
     if (latent->config->latent_bias) linear->bias = mb_alloc(allocator, (size_t)matrix.rows * sizeof(float));
     if (!linear->packed || (latent->config->latent_bias && !linear->bias))

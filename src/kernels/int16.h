@@ -57,6 +57,8 @@ static inline void mb_int16_row(void *row, const float *from, int64_t n)
         for (int i = 0; i < MB_INT16_GROUP; i++)
             to[i] = (int16_t)(uint16_t)(mb_bits(group[i] * factor + 0x1.8p23f) & 0xffffu);
     }
+    const size_t used = mb_int16_scales_at(n) + (size_t)mb_int16_groups(n) * sizeof(float);
+    memset((char *)row + used, 0, mb_int16_row_bytes(n) - used); // rows travel whole
 }
 
 // A row times a weight: its scales, each rounded once.

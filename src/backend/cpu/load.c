@@ -292,6 +292,10 @@ static moeblock_status size_all(const moeblock_block *block, enum mb_format form
     set->format = mb_format_table[format].name;
     if (block->requested == MOEBLOCK_COMPUTE_AUTO)
         set->compute = mb_format_table[format].f32_compute ? MOEBLOCK_COMPUTE_F32 : MOEBLOCK_COMPUTE_BF16;
+    if (set->compute == MOEBLOCK_COMPUTE_INT16 && !mb_packed_has_integers(mb_format_table[format].packed))
+        return mb_fail(error, MOEBLOCK_UNSUPPORTED,
+                       "sizing the block for int16 compute: %s has no exact integers as mxfp4 has; choose compute auto",
+                       set->format);
     if (block->router_kind) MB_TRY(create_router(block, set, error));
     for (int shared = 0; shared < 2; shared++) {
         if (!kinds[shared]) continue;
