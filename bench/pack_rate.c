@@ -82,7 +82,8 @@ static void pack_all(const struct mb_kernels *kernels, const struct mb_packing *
 // False where the format must reach the target and does not.
 static bool measure(const struct mb_kernels *kernels, const struct layout *layout)
 {
-    const struct mb_packing packing = {layout->format, 1, OUTPUTS, INPUTS, layout->group};
+    const struct mb_packing packing = {
+        .format = layout->format, .parts = 1, .n = OUTPUTS, .k = INPUTS, .group = layout->group};
     const size_t bytes = (size_t)OUTPUTS * INPUTS * (size_t)layout->code_bits / 8;
     const size_t groups = layout->group ? (size_t)OUTPUTS * (size_t)(INPUTS / layout->group) : 0;
     const size_t scale_bytes = groups * (layout->format == MB_PACKED_FP8 ? sizeof(float) : 1);

@@ -144,7 +144,7 @@ static moeblock_status add_experts(struct mb_reference *r, const float *rows, co
             const int64_t t = s / r->slots;
             if (!null && !ffn.config) MB_TRY(load_expert(r, second, expert, &ffn));
             memcpy(row, rows + t * length, (size_t)length * sizeof *row);
-            if (on_input) mb_reference_weigh(r, rows + t * length, w[s], r->width, row);
+            if (on_input) mb_reference_scale_row(r, rows + t * length, w[s], r->width, row);
             if (!null) apply_ffn(r, &ffn, row, post_norm, inner, out);
             const float weight = on_input && !null ? 1.0f : w[s];
             const float *add = null ? x + t * r->hidden : out;

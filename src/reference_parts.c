@@ -142,7 +142,7 @@ void mb_reference_row(const struct mb_reference *r, const float *from, int64_t n
         row[n + i / INTEGERS] = to_integers(from + i, n - i < INTEGERS ? n - i : INTEGERS, row + i);
 }
 
-void mb_reference_weigh(const struct mb_reference *r, const float *row, float weight, int64_t n, float *out)
+void mb_reference_scale_row(const struct mb_reference *r, const float *row, float weight, int64_t n, float *out)
 {
     const bool int16 = r->compute == MOEBLOCK_COMPUTE_INT16;
     for (int64_t i = 0; i < mb_reference_length(r, n); i++) out[i] = int16 && i < n ? row[i] : weight * row[i];

@@ -40,10 +40,10 @@ moeblock_status mb_reference_linear(struct mb_reference *r, enum mb_projection p
 moeblock_status mb_reference_vector(struct mb_reference *r, enum mb_role role, int64_t count, float **out);
 
 // What an expert reads of n floats: in BF16 rounded, in INT16 integers and behind them a scale per 32.
-// mb_reference_length is the floats that it takes. mb_reference_weigh multiplies it by a weight.
+// mb_reference_length is the floats that it takes. mb_reference_scale_row multiplies it by a weight.
 int64_t mb_reference_length(const struct mb_reference *r, int64_t n);
 void mb_reference_row(const struct mb_reference *r, const float *from, int64_t n, float *row);
-void mb_reference_weigh(const struct mb_reference *r, const float *row, float weight, int64_t n, float *out);
+void mb_reference_scale_row(const struct mb_reference *r, const float *row, float weight, int64_t n, float *out);
 
 float mb_reference_dot(const struct mb_linear *linear, int64_t n, const float *x);
 // x / sqrt(mean(x^2) + eps) in place.
