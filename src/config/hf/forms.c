@@ -2,48 +2,197 @@
 // How the checkpoint stores the layer: the family's names and layout, or another published form that it has.
 #include <string.h>
 
+#include "base/context.h"
 #include "base/status.h"
 #include "config/hf/map.h"
 
-// Whether the checkpoint has the layer's down projections under this form's name, in any number format.
+// Rank of a role's tensor under this pattern in the checkpoint, in any number format; 0: there is none.
+static int holds(moeblock_config *config, moeblock_weights *weights, int64_t layer, enum mb_role role,
+                 const char *pattern)
+{
+    moeblock_tensor_info found;
+    char *place = config->tensor[role], kept[sizeof config->tensor[0]];
+    if (!pattern) return 0;
+    memcpy(kept, place, sizeof kept);
+    if (pattern != place) snprintf(place, sizeof kept, "%s", pattern);
+    bool there = false;
+    for (int f = 0; f < MB_FORMATS && !there; f++)
+        there =
+            mb_role_find(config, weights, role, mb_format_table[f].codes_suffix, layer, 0, &found, NULL) == MOEBLOCK_OK;
+    memcpy(place, kept, sizeof kept);
+    return there ? found.rank : 0;
+}
+
 static bool holds_form(moeblock_config *config, moeblock_weights *weights, int64_t layer,
                        const struct mb_hf_storage *storage)
 {
-    moeblock_tensor_info found;
-    char *down = config->tensor[MB_ROLE_DOWN];
-    snprintf(down, sizeof config->tensor[0], "%s", storage->pattern[MB_ROLE_DOWN]);
-    for (int f = 0; f < MB_FORMATS; f++)
-        if (mb_role_find(config, weights, MB_ROLE_DOWN, mb_format_table[f].codes_suffix, layer, 0, &found, NULL) ==
-            MOEBLOCK_OK)
+    return holds(config, weights, layer, MB_ROLE_DOWN, storage->pattern[MB_ROLE_DOWN]);
+}
+
+// --- what the checkpoint has, where it is not what the family publishes ---------------------------------------------
+
+// Where a layer of a text model stands in published files.
+static const char *const prefixes[] = {
+    "model.layers.{layer}",
+    "model.language_model.layers.{layer}",
+    "language_model.model.layers.{layer}",
+    "model.llm.layers.{layer}",
+    "model.text_model.layers.{layer}",
+    "language_model.layers.{layer}",
+    "thinker.model.layers.{layer}",
+    "talker.model.layers.{layer}",
+    "model.decoder.layers.{layer}",
+    "backbone.layers.{layer}",
+    "layers.{layer}",
+    "transformer.layers.{layer}",
+};
+
+// The block's module in its layer.
+static const char *const modules[] = {"mlp.", "block_sparse_moe.", "feed_forward.", "moe.", "ffn.", "mixer.", ""};
+
+// Published forms of the routed experts, after the module (moe-families 1.11).
+static const struct form {
+    enum mb_layout layout;
+    enum mb_gate_up gate_up;
+    const char *gate, *up, *joint, *down; // joint: gate and up in one
+} forms[] = {
+    {MB_LAYOUT_PER_EXPERT, MB_GATE_UP_SEPARATE, "experts.{expert}.gate_proj.weight", "experts.{expert}.up_proj.weight",
+     NULL, "experts.{expert}.down_proj.weight"},
+    {MB_LAYOUT_PER_EXPERT, MB_GATE_UP_SEPARATE, "experts.{expert}.w1.weight", "experts.{expert}.w3.weight", NULL,
+     "experts.{expert}.w2.weight"},
+    {MB_LAYOUT_STACKED, MB_GATE_UP_CONCATENATED, NULL, "experts.up_proj", "experts.gate_up_proj", "experts.down_proj"},
+    {MB_LAYOUT_STACKED, MB_GATE_UP_INTERLEAVED, NULL, NULL, "experts.w13_weight", "experts.w2_weight"},
+    {MB_LAYOUT_STACKED, MB_GATE_UP_SEPARATE, "gate_proj.weight", "up_proj.weight", NULL, "down_proj.weight"},
+};
+
+// Published names of the other tensors, after the module.
+static const struct {
+    enum mb_role role;
+    const char *names[12];
+} spellings[] = {
+    {MB_ROLE_ROUTER,
+     {"gate.weight", "router.weight", "router.gate.weight", "router.layer.weight", "gate.wg.weight",
+      "router.classifier.weight", "primary_router.weight", "gate_weight"}},
+    {MB_ROLE_SELECTION_BIAS,
+     {"gate.e_score_correction_bias", "e_score_correction_bias", "gate.expert_bias", "expert_bias",
+      "router.expert_bias", "router_bias", "router.e_score_correction_bias", "experts.e_score_correction_bias",
+      "moe_statics.e_score_correction_bias", "gate.balancing_biases"}},
+    {MB_ROLE_SHARED_GATE,
+     {"shared_experts.gate_proj.weight", "shared_expert.gate_proj.weight", "shared_mlp.gate_proj.weight",
+      "share_expert.gate_proj.weight", "shared_experts.w1.weight"}},
+    {MB_ROLE_SHARED_UP,
+     {"shared_experts.up_proj.weight", "shared_expert.up_proj.weight", "shared_mlp.up_proj.weight",
+      "share_expert.up_proj.weight", "shared_experts.w3.weight"}},
+    {MB_ROLE_SHARED_DOWN,
+     {"shared_experts.down_proj.weight", "shared_expert.down_proj.weight", "shared_mlp.down_proj.weight",
+      "share_expert.down_proj.weight", "shared_experts.w2.weight"}},
+    {MB_ROLE_SHARED_SIGMOID, {"shared_expert_gate.weight", "shared_experts_gate.weight"}},
+    {MB_ROLE_LATENT_OUT_NORM,
+     {"routed_expert_norm.weight", "routed_norm.weight", "latent_norm.weight", "routed_expert_out_norm.weight"}},
+};
+
+static void set_pattern(moeblock_config *config, enum mb_role role, const char *module, const char *name)
+{
+    char pattern[sizeof config->tensor[0]];
+    snprintf(pattern, sizeof pattern, "%s%s", module, name);
+    mb_hf_set_text(config, config->tensor[role], sizeof config->tensor[role], pattern);
+}
+
+static void take_form(moeblock_config *config, const char *module, const struct form *form)
+{
+    const bool joint = config->routed.gated && form->joint;
+    SET(config, layout, form->layout);
+    SET(config, orientation, MB_OUTPUT_MAJOR);
+    SET(config, down_orientation, MB_OUTPUT_MAJOR);
+    SET(config, gate_up, joint ? form->gate_up : MB_GATE_UP_SEPARATE);
+    if (joint) set_pattern(config, MB_ROLE_GATE_UP, module, form->joint);
+    if (form->gate) set_pattern(config, MB_ROLE_GATE, module, form->gate);
+    if (form->up) set_pattern(config, MB_ROLE_UP, module, form->up);
+    set_pattern(config, MB_ROLE_DOWN, module, form->down);
+}
+
+static int form_rank(const struct form *form) { return form->layout == MB_LAYOUT_STACKED ? 3 : 1; }
+
+// Finds the experts under a prefix: in the form that is set, else in another published one.
+static bool find_experts(moeblock_config *config, moeblock_weights *weights, int64_t layer)
+{
+    if (holds(config, weights, layer, MB_ROLE_DOWN, config->tensor[MB_ROLE_DOWN])) return true;
+    for (size_t m = 0; m < sizeof modules / sizeof modules[0]; m++)
+        for (size_t f = 0; f < sizeof forms / sizeof forms[0]; f++) {
+            char down[sizeof config->tensor[0]];
+            const enum mb_layout kept = config->layout;
+            snprintf(down, sizeof down, "%s%s", modules[m], forms[f].down);
+            config->layout = forms[f].layout;
+            const int rank = holds(config, weights, layer, MB_ROLE_DOWN, down);
+            config->layout = kept;
+            const bool alike = form_rank(&forms[f]) <= rank; // or a dense layer's projection has the name
+            if (!rank || !alike || (config->routed.gated && !forms[f].joint && !forms[f].gate)) continue;
+            take_form(config, modules[m], &forms[f]);
             return true;
+        }
     return false;
 }
 
-// The form in which the checkpoint stores the model type: the first of the list that it holds. Opens it only for types
-// that have a choice. One that cannot be opened says nothing here; whoever loads it gets the error.
-static const struct mb_hf_storage *choose_storage(const struct mb_hf_source *source, const struct mb_hf_input *input,
-                                                  moeblock_config *config)
+static bool find_prefix(moeblock_config *config, moeblock_weights *weights, int64_t layer)
 {
-    const struct mb_hf_storage *first = source->family->storage, *chosen = NULL;
-    moeblock_weights *weights = NULL;
-    for (const struct mb_hf_alternative *a = mb_hf_alternatives; a->model_type && input->checkpoint && !chosen; a++) {
-        if (strcmp(a->model_type, source->model_type)) continue;
-        if (!weights && moeblock_weights_open(input->context, input->checkpoint, &weights, NULL) != MOEBLOCK_OK) break;
-        if (holds_form(config, weights, source->layer, first)) break;
-        if (holds_form(config, weights, source->layer, a->storage)) chosen = a->storage;
+    char own[sizeof config->module_prefix];
+    if (find_experts(config, weights, layer)) return true;
+    memcpy(own, config->module_prefix, sizeof own);
+    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
+        mb_hf_set_text(config, config->module_prefix, sizeof own, prefixes[p]);
+        if (find_experts(config, weights, layer)) return true;
     }
-    moeblock_weights_destroy(&weights);
-    return chosen ? chosen : first;
+    mb_hf_set_text(config, config->module_prefix, sizeof own, own);
+    return false;
 }
 
-moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struct mb_hf_input *input,
-                                  moeblock_config *config)
+static void find_spelling(moeblock_config *config, moeblock_weights *weights, int64_t layer, enum mb_role role,
+                          const char *const *names)
 {
-    const char *format;
-    MB_TRY(mb_hf_format(source, &format));
-    mb_hf_set_text(config, config->format, sizeof config->format, format);
-    mb_hf_set_text(config, config->module_prefix, sizeof config->module_prefix, source->family->prefix);
-    const struct mb_hf_storage *storage = choose_storage(source, input, config);
+    for (size_t m = 0; m < sizeof modules / sizeof modules[0]; m++)
+        for (const char *const *name = names; *name; name++) {
+            char pattern[sizeof config->tensor[0]];
+            snprintf(pattern, sizeof pattern, "%s%s", modules[m], *name);
+            if (!holds(config, weights, layer, role, pattern)) continue;
+            mb_hf_set_text(config, config->tensor[role], sizeof config->tensor[role], pattern);
+            return;
+        }
+}
+
+// Settles the names on those that the checkpoint has, as far as it has any of them; whoever loads names what is
+// missing.
+static void settle(const struct mb_hf_input *input, moeblock_config *config, moeblock_weights *weights, int64_t layer)
+{
+    bool changed = !holds(config, weights, layer, MB_ROLE_DOWN, config->tensor[MB_ROLE_DOWN]);
+    if (changed && !find_prefix(config, weights, layer)) return;
+    for (size_t i = 0; i < sizeof spellings / sizeof spellings[0]; i++) {
+        const enum mb_role role = spellings[i].role;
+        if (!mb_role_wanted(config, role) || holds(config, weights, layer, role, config->tensor[role])) continue;
+        find_spelling(config, weights, layer, role, spellings[i].names);
+        changed = true;
+    }
+    if (changed)
+        mb_log_line(input->context, "%s: the checkpoint has other published names than model type %s; prefix \"%s\"",
+                    input->name, config->model_type, config->module_prefix);
+}
+
+// --- the family's forms ---------------------------------------------------------------------------------------------
+
+// The form in which the checkpoint stores the model type: the first of the list that it holds.
+static const struct mb_hf_storage *choose_storage(const struct mb_hf_source *source, moeblock_weights *weights,
+                                                  moeblock_config *config)
+{
+    const struct mb_hf_storage *first = source->family->storage;
+    if (!weights || holds_form(config, weights, source->layer, first)) return first;
+    for (const struct mb_hf_alternative *a = mb_hf_alternatives; a->model_type; a++)
+        if (!strcmp(a->model_type, source->family->model_type) &&
+            holds_form(config, weights, source->layer, a->storage))
+            return a->storage;
+    return first;
+}
+
+static void take_storage(moeblock_config *config, const struct mb_hf_storage *storage)
+{
     SET(config, layout, storage->layout);
     SET(config, orientation, storage->orientation);
     SET(config, down_orientation, mb_hf_down_orientation(storage));
@@ -52,5 +201,22 @@ moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struc
     for (int role = 0; role < MB_ROLES; role++)
         if (storage->pattern[role])
             mb_hf_set_text(config, config->tensor[role], sizeof config->tensor[role], storage->pattern[role]);
+}
+
+moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struct mb_hf_input *input,
+                                  moeblock_config *config)
+{
+    const char *format;
+    moeblock_weights *weights = NULL;
+    MB_TRY(mb_hf_format(source, &format));
+    mb_hf_set_text(config, config->format, sizeof config->format, format);
+    mb_hf_set_text(config, config->module_prefix, sizeof config->module_prefix, source->family->prefix);
+    // A checkpoint that cannot be opened says nothing here; whoever loads it gets the error.
+    if (input->checkpoint && moeblock_weights_open(input->context, input->checkpoint, &weights, NULL) != MOEBLOCK_OK)
+        weights = NULL;
+    const struct mb_hf_storage *storage = choose_storage(source, weights, config);
+    take_storage(config, storage);
+    if (weights) settle(input, config, weights, source->layer);
+    moeblock_weights_destroy(&weights);
     return MOEBLOCK_OK;
 }
