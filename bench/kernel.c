@@ -11,14 +11,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "base/arith.h"
 #include "base/float.h"
 #include "base/fpmode.h"
-#include "kernels/cpu.h"
+#include "cli/limits.h"
 #include "kernels/kernels.h"
 
 enum { THREADS_MAX = 64, ROWS_MAX = 4096, REPETITIONS = 5, ATTEMPTS = 8 };
@@ -30,6 +27,11 @@ static struct {
     size_t bytes; // of weights to walk
     const char *level, *format;
 } options = {.n = 2048, .k = 4096, .columns = 256, .threads = 2, .bytes = (size_t)512 << 20};
+
+static struct {
+    struct cli_ruler ruler;
+    const struct cli_peak *peak;
+} machine;
 
 static double seconds_of(clockid_t clock)
 {
@@ -113,92 +115,7 @@ static double run_team(void (*work)(void *, int), void *argument, void (*reset)(
     return best;
 }
 
-// --- the machine
-// ------------------------------------------------------------------------------------------------------
-
-enum { PEAK_STEPS = 4000000, PEAK_CHAINS = 24 };
-
-#if defined(__x86_64__)
-#define EIGHT(DO, A) DO(A##0) DO(A##1) DO(A##2) DO(A##3) DO(A##4) DO(A##5) DO(A##6) DO(A##7)
-#define TWENTY_FOUR(DO) EIGHT(DO, ) EIGHT(DO, 1) EIGHT(DO, 2)
-#define PEAK(NAME, INSTRUCTION)                                                                                        \
-    __attribute__((target("avx512f"))) static void NAME(void *argument, int thread)                                    \
-    {                                                                                                                  \
-        (void)argument, (void)thread;                                                                                  \
-        for (int i = 0; i < PEAK_STEPS; i++) __asm__ volatile(TWENTY_FOUR(INSTRUCTION)::: ZMM_CLOBBERS);               \
-    }
-#define ZMM_CLOBBERS                                                                                                   \
-    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",       \
-        "xmm15", "xmm16", "xmm17", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27"
-#define FMA_STEP(i) "vfmadd231ps %%zmm30, %%zmm31, %%zmm" #i "\n\t"
-#define DOT_STEP(i) "vdpbf16ps %%zmm30, %%zmm31, %%zmm" #i "\n\t"
-PEAK(fma_peak, FMA_STEP)
-PEAK(dot_peak, DOT_STEP)
-
-__attribute__((target("avx512f"))) static uint64_t read_wide(const char *from, size_t bytes)
-{
-    __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (size_t i = 0; i < bytes; i += 256) {
-        for (int j = 0; j < 4; j++) {
-            _mm_prefetch(from + i + 64 * j + 2048, _MM_HINT_T0);
-            sum[j] = _mm512_add_epi64(sum[j], _mm512_loadu_si512(from + i + 64 * j));
-        }
-    }
-    for (int j = 1; j < 4; j++) sum[0] = _mm512_add_epi64(sum[0], sum[j]);
-    return (uint64_t)_mm512_reduce_add_epi64(sum[0]);
-}
-static bool has(uint32_t features) { return (mb_cpu_detect().features & features) == features; }
-#else
-static bool has(uint32_t features) { return features == 0; }
-static void fma_peak(void *argument, int thread) { (void)argument, (void)thread; }
-static void dot_peak(void *argument, int thread) { (void)argument, (void)thread; }
-static uint64_t read_wide(const char *from, size_t bytes) { return bytes ? (uint64_t)from[0] : 0; }
-#endif
-
-static uint64_t read_words(const char *from, size_t bytes)
-{
-    uint64_t sum[8] = {0};
-    for (size_t i = 0; i < bytes; i += sizeof sum) {
-        uint64_t words[8];
-        memcpy(words, from + i, sizeof words);
-        for (int j = 0; j < 8; j++) sum[j] += words[j];
-    }
-    return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
-}
-
-struct reading {
-    const char *memory;
-    size_t bytes;
-    _Atomic uint64_t sum;
-};
-
-static void read_share(void *argument, int thread)
-{
-    struct reading *reading = argument;
-    const size_t share = reading->bytes / (size_t)options.threads / 256 * 256;
-    const char *from = reading->memory + (size_t)thread * share;
-    reading->sum += has(MB_CPU_AVX512F) ? read_wide(from, share) : read_words(from, share);
-}
-
-static double read_rate(const void *memory, size_t bytes)
-{
-    struct reading reading = {.memory = memory, .bytes = bytes};
-    return (double)bytes / run_team(read_share, &reading, NULL);
-}
-
-static double peak_rate(void (*peak)(void *, int), double flops_of_step)
-{
-    const double flops = (double)PEAK_STEPS * PEAK_CHAINS * flops_of_step * options.threads;
-    double best = 0;
-    for (int i = 0; i < 3; i++) {
-        const double rate = flops / run_team(peak, NULL, NULL);
-        if (rate > best) best = rate;
-    }
-    return best;
-}
-
-// --- the kernels
-// ------------------------------------------------------------------------------------------------------
+// --- the kernels ----------------------------------------------------------------------------------------------------
 
 struct job {
     const struct mb_kernels *kernels;
@@ -311,19 +228,20 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void measure(struct job *job, const char *weights, size_t bytes, double peak)
+static void measure(struct job *job)
 {
-    double times[REPETITIONS], reads[REPETITIONS];
+    double times[REPETITIONS];
+    struct cli_samples samples = {0};
     for (int i = 0; i < REPETITIONS; i++) {
-        reads[i] = read_rate(weights, bytes);
+        cli_samples_take(&machine.ruler, machine.peak, options.threads, &samples);
         times[i] = run_team(run_tasks, job, start_over);
     }
+    const struct cli_limits limits = cli_limits_of(&samples, machine.peak);
     qsort(times, REPETITIONS, sizeof *times, by_value);
-    qsort(reads, REPETITIONS, sizeof *reads, by_value);
     const double weights_done = (double)(job->packing.n * job->packing.k * job->packing.parts * job->matrices);
     const double bytes_done = weights_done * format_bits[job->packing.format] / 8;
     const double flops = 2 * weights_done * (double)job->m, time = times[REPETITIONS / 2];
-    const double dram = reads[REPETITIONS / 2];
+    const double dram = limits.read.rate, peak = limits.peak.rate;
     const double floor = bytes_done / dram > flops / peak ? bytes_done / dram : flops / peak;
     printf("%-11s %-5s %-8s %5d  %7.1f GB/s  %8.1f GFLOP/s  read %5.1f GB/s  share %.2f of %s\n", job->kernels->name,
            format_names[job->packing.format], job->packing.parts == 2 ? "gate_up" : "project", (int)job->m,
@@ -333,7 +251,7 @@ static void measure(struct job *job, const char *weights, size_t bytes, double p
 }
 
 static void measure_format(const struct mb_kernels *kernels, enum mb_packed_format format, int parts,
-                           const int64_t *row_counts, int counts, double peak)
+                           const int64_t *row_counts, int counts)
 {
     struct job *job = memory_of(sizeof *job);
     job->kernels = kernels;
@@ -358,7 +276,7 @@ static void measure_format(const struct mb_kernels *kernels, enum mb_packed_form
         job->m = row_counts[i];
         // With many rows a smaller part of the weights takes long enough.
         job->matrices = mb_max(2, all * 8 / mb_max(8, job->m));
-        measure(job, weights, (size_t)all * job->matrix_bytes, peak);
+        measure(job);
     }
     for (int t = 0; t < options.threads; t++) free(job->scratch[t]);
     free(job->out), free(rows), free(weights), free(job);
@@ -402,10 +320,10 @@ int main(int argc, char **argv)
     if (options.threads < 1 || options.threads > THREADS_MAX || options.n < 1 || options.k < 1 ||
         options.columns < 64 || options.columns % 64)
         return usage(), 1;
-    const double fma = has(MB_CPU_AVX512F) ? peak_rate(fma_peak, 32) : 0;
-    const double dot = has(MB_CPU_AVX512F | MB_CPU_AVX512_BF16) ? peak_rate(dot_peak, 64) : 0;
-    printf("%d threads: float32 FMA %.0f GFLOP/s, bf16 dot %.0f GFLOP/s (0: no such vectors of 512 bits)\n",
-           options.threads, fma * 1e-9, dot * 1e-9);
+    cli_ruler_open(&machine.ruler);
+    machine.peak = cli_peak_best(CLI_PEAK_BF16, options.threads);
+    printf("%d threads; arithmetic is compared with the %s, memory with the best of %d patterns of reading\n",
+           options.threads, machine.peak->name, CLI_READERS);
     for (int l = 0; mb_kernel_levels[l]; l++) {
         const struct mb_kernels *kernels = mb_kernel_levels[l];
         const char *reason;
@@ -413,8 +331,9 @@ int main(int argc, char **argv)
         for (int f = 0; f < MB_PACKED_FORMATS; f++) {
             if (options.format && strcmp(options.format, format_names[f]) != 0) continue;
             for (int parts = 2; parts >= 1; parts--)
-                measure_format(kernels, (enum mb_packed_format)f, parts, counts, count, dot > fma ? dot : fma);
+                measure_format(kernels, (enum mb_packed_format)f, parts, counts, count);
         }
     }
+    cli_ruler_close(&machine.ruler);
     return 0;
 }

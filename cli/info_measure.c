@@ -25,33 +25,19 @@ struct product {
     float *out;    // [threads][ROWS][OUTPUTS]
     char *scratch; // [threads][scratch_bytes]
     size_t scratch_bytes;
-    _Atomic(int) next_slot; // each thread takes one, in turn
 };
 
-// The slot of the calling thread: the first call of a thread takes the next.
-static int slot_of(struct product *product)
+static double multiply(void *argument, int worker)
 {
-    static _Thread_local const struct product *last;
-    static _Thread_local int slot;
-    if (last != product) {
-        last = product;
-        slot = product->next_slot++ % product->threads;
-    }
-    return slot;
-}
-
-static double multiply(void *argument)
-{
-    struct product *const product = argument;
-    const int slot = slot_of(product);
+    const struct product *const product = argument;
     const struct mb_project_call call = {
         .packing = &product->packing,
         .packed = product->packed,
         .rows = {product->rows, ROWS, product->bf16},
         .n1 = OUTPUTS,
-        .out = product->out + (size_t)slot * ROWS * OUTPUTS,
+        .out = product->out + (size_t)worker * ROWS * OUTPUTS,
         .out_stride = OUTPUTS,
-        .scratch = product->scratch + (size_t)slot * product->scratch_bytes,
+        .scratch = product->scratch + (size_t)worker * product->scratch_bytes,
     };
     const uint64_t mode = mb_flush_begin();
     product->kernels->project(&call);

@@ -10,12 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "cli/machine.h"
-#include "cli/progress.h"
 #include "kernels/cpu.h"
 
-enum { ATTEMPTS = 4, THREADS_MOST = 1024, CHUNK_BYTES = 2 << 20, PEAK_STEPS = 1000 };
+enum { ATTEMPTS = 3, THREADS_MOST = 1024, CHUNK_BYTES = 2 << 20, PEAK_STEPS = 1000 };
 static const size_t least_bytes = (size_t)256 << 20;
 static const double read_seconds = 0.008, peak_seconds = 0.004, own_share = 0.95;
 
@@ -66,10 +66,10 @@ static void *serve(void *argument)
     while (atomic_load(&crew->ready) < crew->threads && !atomic_load(&crew->cancelled)) sched_yield();
     if (atomic_load(&crew->cancelled)) return NULL;
     const double busy = busy_seconds();
-    hand->begin = hand->end = cli_seconds();
+    hand->begin = hand->end = mb_seconds();
     while (hand->end - hand->begin < crew->duration) {
-        hand->done += crew->work(crew->argument);
-        hand->end = cli_seconds();
+        hand->done += crew->work(crew->argument, hand->index);
+        hand->end = mb_seconds();
     }
     hand->busy = busy_seconds() - busy;
     return NULL;
@@ -115,8 +115,9 @@ double cli_rate(int threads, double duration, cli_work work, void *argument)
 
 // --- the loads ------------------------------------------------------------------------------------------------------
 
-static double multiply(void *argument)
+static double multiply(void *argument, int worker)
 {
+    (void)worker;
     const struct cli_peak *const peak = argument;
     volatile float kept = 0;
     peak->run(PEAK_STEPS, &kept);
@@ -152,8 +153,9 @@ struct reading {
     _Atomic(uint64_t) sum;
 };
 
-static double read_chunk(void *argument)
+static double read_chunk(void *argument, int worker)
 {
+    (void)worker;
     struct reading *const reading = argument;
     const size_t chunk = atomic_fetch_add(&reading->next, 1) % reading->chunks;
     reading->sum += reading->reader->read(reading->memory + chunk * CHUNK_BYTES, CHUNK_BYTES);

@@ -42,8 +42,8 @@ double cli_peak_rate(const struct cli_peak *peak, int threads);
 // The fastest kind of instruction for a compute type (one of CLI_PEAK_*) on `threads` threads.
 const struct cli_peak *cli_peak_best(unsigned serves, int threads);
 
-// Work that is timed: does a little of it and returns how much, in bytes or flops.
-typedef double (*cli_work)(void *argument);
+// Work that is timed: does a little of it as thread `worker` and returns how much, in bytes or flops.
+typedef double (*cli_work)(void *argument, int worker);
 // Runs `work` on `threads` threads at once for about `duration` seconds and returns the amount per second, from the
 // first start to the last end. Threads are pinned, start together and stamp the time themselves; a run in which one of
 // them was without its CPU is repeated a few times. 0 when threads cannot be made.
