@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 
 #include "base/file.h"
+#include "base/team.h"
 #include "cli/exit.h"
 #include "cli/progress.h"
 #include "config/schema.h"
@@ -19,6 +20,11 @@ static void print_log(void *user, const char *line)
 
 int cli_open_context(struct cli_session *session, const struct cli_args *args, int threads)
 {
+    const moeblock_transport *const transport = session->ranks.transport;
+    if (!threads && transport && transport->node_size > 1) {
+        threads = mb_cpus_allowed() / transport->node_size;
+        if (threads < 1) threads = 1;
+    }
     const moeblock_context_options options = {
         .struct_size = sizeof options,
         .threads = threads,
@@ -117,10 +123,10 @@ const char *cli_compute_name(moeblock_compute compute)
 int cli_make_block(struct cli_session *session, const struct cli_args *args)
 {
     const moeblock_block_options options = {.struct_size = sizeof options, .compute = cli_compute_of(args->compute)};
-    if (moeblock_block_create(session->context, session->config, NULL, &options, &session->block, &session->error) ==
-        MOEBLOCK_OK)
+    if (moeblock_block_create(session->context, session->config, session->ranks.mesh, &options, &session->block,
+                              &session->error) == MOEBLOCK_OK)
         return CLI_OK;
-    return cli_fail_status(CLI_ABOUT_CONFIG, &session->error);
+    return cli_ranks_fail(&session->ranks, CLI_ABOUT_CONFIG, &session->error);
 }
 
 void cli_expect_format(moeblock_config *config, const char *format)
@@ -139,13 +145,13 @@ static int show_progress(void *user, uint64_t done, uint64_t total)
 int cli_load(struct cli_session *session, const struct cli_args *args)
 {
     struct cli_progress progress;
-    cli_progress_begin(&progress, "loading", args->quiet || args->json);
+    cli_progress_begin(&progress, "loading", args->quiet || args->json || !cli_ranks_speaks(&session->ranks));
     const moeblock_load_options options = {.struct_size = sizeof options, .progress = show_progress, .user = &progress};
     const double started = cli_seconds();
     const moeblock_status status = moeblock_block_load(session->block, session->weights, &options, &session->error);
     session->load_seconds = cli_seconds() - started;
     cli_progress_end(&progress);
-    return status == MOEBLOCK_OK ? CLI_OK : cli_fail_status(CLI_ABOUT_DATA, &session->error);
+    return status == MOEBLOCK_OK ? CLI_OK : cli_ranks_fail(&session->ranks, CLI_ABOUT_DATA, &session->error);
 }
 
 int cli_load_router(struct cli_session *session)

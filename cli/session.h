@@ -3,7 +3,9 @@
 #ifndef MB_CLI_SESSION_H
 #define MB_CLI_SESSION_H
 
+#include "cli/exit.h"
 #include "cli/opt.h"
+#include "cli/ranks.h"
 #include "config/config.h"
 #include "moeblock/block.h"
 
@@ -14,6 +16,7 @@ struct cli_session {
     moeblock_config *config;
     moeblock_weights *weights;
     moeblock_block *block;
+    struct cli_ranks ranks;
     char config_path[CLI_PATH_MAX], weights_path[CLI_PATH_MAX]; // weights_path: "" when there is none
     double load_seconds;
     moeblock_error error;

@@ -46,7 +46,7 @@ static moeblock_status begin(moeblock_context *context, const char *from, const 
 }
 
 // Makes the block of adapter->config; `status` is that of reading the configuration. Destroys the adapter on failure.
-static moeblock_status finish(moeblock_context *context, moeblock_status status, const moeblock_mesh *mesh,
+static moeblock_status finish(moeblock_context *context, moeblock_status status, moeblock_mesh *mesh,
                               const moeblock_block_options *options, moeblock_adapter **adapter, moeblock_error *error)
 {
     if (status == MOEBLOCK_OK)
@@ -56,7 +56,7 @@ static moeblock_status finish(moeblock_context *context, moeblock_status status,
 }
 
 moeblock_status moeblock_adapter_create(moeblock_context *context, const char *hf_config_text, int64_t layer,
-                                        const moeblock_mesh *mesh, const moeblock_block_options *options,
+                                        moeblock_mesh *mesh, const moeblock_block_options *options,
                                         moeblock_adapter **out, moeblock_error *error)
 {
     MB_TRY(begin(context, hf_config_text, "hf_config_text", out, error));
@@ -67,7 +67,7 @@ moeblock_status moeblock_adapter_create(moeblock_context *context, const char *h
 }
 
 moeblock_status moeblock_adapter_create_from_file(moeblock_context *context, const char *path, int64_t layer,
-                                                  const moeblock_mesh *mesh, const moeblock_block_options *options,
+                                                  moeblock_mesh *mesh, const moeblock_block_options *options,
                                                   moeblock_adapter **out, moeblock_error *error)
 {
     MB_TRY(begin(context, path, "path", out, error));
@@ -76,9 +76,9 @@ moeblock_status moeblock_adapter_create_from_file(moeblock_context *context, con
     return finish(context, status, mesh, options, out, error);
 }
 
-moeblock_status moeblock_adapter_open(moeblock_context *context, const char *folder, int64_t layer,
-                                      const moeblock_mesh *mesh, const moeblock_block_options *options,
-                                      moeblock_adapter **out, moeblock_error *error)
+moeblock_status moeblock_adapter_open(moeblock_context *context, const char *folder, int64_t layer, moeblock_mesh *mesh,
+                                      const moeblock_block_options *options, moeblock_adapter **out,
+                                      moeblock_error *error)
 {
     MB_TRY(moeblock_adapter_create_from_file(context, folder, layer, mesh, options, out, error));
     const moeblock_status status = moeblock_block_load_files((*out)->block, folder, NULL, error);
@@ -97,11 +97,16 @@ moeblock_status moeblock_adapter_load_weights(moeblock_adapter *adapter, const m
 
 static moeblock_status hold_workspace(moeblock_adapter *adapter, const moeblock_array *x, moeblock_error *error)
 {
-    const moeblock_mesh *mesh = adapter->block->mesh;
-    int64_t own, tokens;
-    MB_TRY(mb_array_check(x, "x", &own, error));
+    moeblock_mesh *mesh = adapter->block->mesh;
+    int64_t tokens = 0;
+    moeblock_error reason = {MOEBLOCK_OK, ""};
+    moeblock_status status = mb_array_check(x, "x", &tokens, &reason);
     // Ranks with fewer tokens compute for the others: all hold the same workspace.
-    MB_TRY(mesh->agree(mesh->user, own, &tokens, error));
+    if (mesh) status = mb_mesh_agree(mesh, &tokens, 1, status, &reason);
+    if (status != MOEBLOCK_OK) {
+        if (error) *error = reason;
+        return status;
+    }
     if (adapter->workspace && tokens <= adapter->workspace_tokens) return MOEBLOCK_OK;
     moeblock_workspace_destroy(&adapter->workspace);
     MB_TRY(moeblock_workspace_create(adapter->block, tokens, NULL, 0, &adapter->workspace, error));

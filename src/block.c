@@ -16,10 +16,12 @@ moeblock_status mb_block_pass(struct mb_run *run)
     const double routed = mb_seconds();
     run->router_seconds += routed - start;
     if (run->route_only) return MOEBLOCK_OK;
-    MB_TRY(backend->dispatch(run));        // each row at most once to a rank that owns one of its experts
-    MB_TRY(backend->compute_experts(run)); // grouped, only routed rows; the shared expert beside them
-    MB_TRY(backend->combine(run));         // weighted sum at the row's home, ascending expert id
-    MB_TRY(backend->compute_shared(run));  // where it was asked to run after the routed experts
+    MB_TRY(backend->dispatch(run));         // each row at most once to a rank that owns one of its experts
+    MB_TRY(backend->compute_experts(run));  // grouped, only routed rows; the shared expert beside them
+    MB_TRY(backend->receive(run));          // rows of other ranks, which travelled meanwhile
+    MB_TRY(backend->compute_received(run)); // the same experts on them
+    MB_TRY(backend->combine(run));          // weighted sum at the row's home, ascending expert id
+    MB_TRY(backend->compute_shared(run));   // where it was asked to run after the routed experts
     MB_TRY(backend->add_shared(run));
     MB_TRY(backend->norm_output(run)); // of whole rows, where the description has a norm
     run->experts_seconds += mb_seconds() - routed;
@@ -45,19 +47,36 @@ static int64_t pass_tokens(const struct mb_run *run, int64_t capacity)
     return mb_block_pass_tokens(run->block->config, run->block->share.ep, run->input->mode, capacity);
 }
 
-moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capacity, int64_t *passes)
+// The pass length that fits the smallest workspace, and as many passes as the rank with the most tokens makes.
+static moeblock_status agree_passes(struct mb_run *run, int64_t tokens, int64_t capacity, moeblock_status mine,
+                                    int64_t *step, int64_t *passes)
 {
-    const moeblock_mesh *mesh = run->block->mesh;
-    int64_t least; // negated: what a rank sends must fit the smallest workspace
-    MB_TRY(mesh->agree(mesh->user, -pass_tokens(run, capacity), &least, run->error));
-    const int64_t step = -least;
+    moeblock_mesh *mesh = run->block->mesh;
+    int64_t values[] = {mine ? INT64_MIN : -pass_tokens(run, capacity), tokens, run->k, -run->k};
+    if (mesh) MB_TRY(mb_mesh_agree(mesh, values, sizeof values / sizeof *values, mine, run->error));
+    if (mine != MOEBLOCK_OK) return mine;
+    if (values[2] != -values[3])
+        return mb_fail(run->error, MOEBLOCK_MISMATCH, "running the block: the ranks give a token %lld to %lld slots",
+                       (long long)-values[3], (long long)values[2]);
+    *step = -values[0];
+    *passes = mb_ceil_div(values[1], *step);
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capacity, moeblock_status mine,
+                              int64_t *passes)
+{
+    moeblock_mesh *mesh = run->block->mesh;
+    int64_t step = 1;
+    MB_TRY(agree_passes(run, tokens, capacity, mine, &step, passes));
     run->block->backend->begin(run);
-    // Every rank makes as many passes as the one with the most tokens, empty ones included.
-    MB_TRY(mesh->agree(mesh->user, mb_ceil_div(tokens, step), passes, run->error));
     for (int64_t i = 0; i < *passes; i++) {
         run->first = mb_min(i * step, tokens);
         run->n = mb_min(step, tokens - run->first);
         MB_TRY(mb_block_pass(run)); // an empty pass still takes part in the mesh's calls
     }
-    return MOEBLOCK_OK;
+    // A failure of another rank is told by that rank.
+    const bool own = mb_run_failed(run) && run->origin == (mesh ? mesh->rank : 0);
+    const moeblock_status status = own ? (moeblock_status)run->failed : MOEBLOCK_OK;
+    return mesh ? mb_mesh_agree(mesh, NULL, 0, status, run->error) : status;
 }

@@ -8,8 +8,10 @@
 
 // One pass of the flow over tokens [run->first, run->first + run->n).
 moeblock_status mb_block_pass(struct mb_run *run);
-// All tokens, in passes of at most `capacity`; *passes says how many.
-moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capacity, int64_t *passes);
+// All tokens, in passes of at most `capacity`; *passes says how many. `mine`: what this rank's arguments were worth;
+// when not OK there are no passes.
+moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capacity, moeblock_status mine,
+                              int64_t *passes);
 
 // Most tokens of one pass for a workspace that holds `capacity`.
 int64_t mb_block_pass_tokens(const moeblock_config *config, int ep, moeblock_mode mode, int64_t capacity);
@@ -19,7 +21,7 @@ int64_t mb_block_layer(const moeblock_config *config);
 
 // The steps of moeblock_block_create, which checks its arguments between them: an empty block (NULL when memory is
 // short), and what the description puts into it.
-moeblock_block *mb_block_new(moeblock_context *context, const moeblock_mesh *mesh, moeblock_compute compute,
+moeblock_block *mb_block_new(moeblock_context *context, moeblock_mesh *mesh, moeblock_compute compute,
                              moeblock_error *error);
 moeblock_status mb_block_fill(moeblock_block *block, const moeblock_config *config, moeblock_error *error);
 

@@ -23,22 +23,6 @@ void mb_block_set_trace(moeblock_block *block, mb_trace trace, void *user)
     block->trace_user = user;
 }
 
-static moeblock_status check_mesh(const moeblock_mesh *mesh, moeblock_error *error)
-{
-    const char *wrong = NULL;
-    if (mesh->struct_size < sizeof *mesh)
-        wrong = "struct_size is too small";
-    else if (mesh->rows < 1 || mesh->columns < 1)
-        wrong = "rows and columns must be at least 1";
-    else if (mesh->row < 0 || mesh->row >= mesh->rows)
-        wrong = "row is outside the mesh";
-    else if (mesh->column < 0 || mesh->column >= mesh->columns)
-        wrong = "column is outside the mesh";
-    else if (!mesh->all_gather || !mesh->all_to_all || !mesh->reduce_scatter || !mesh->agree)
-        wrong = "a call is NULL";
-    return wrong ? mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a block: mesh: %s", wrong) : MOEBLOCK_OK;
-}
-
 static moeblock_status find_kind(const moeblock_context *context, enum mb_registry_kind kind, const char *key,
                                  const char *name, const struct mb_registered **out, moeblock_error *error)
 {
@@ -74,7 +58,7 @@ static moeblock_status find_kinds(moeblock_block *block, moeblock_error *error)
     return MOEBLOCK_OK;
 }
 
-moeblock_block *mb_block_new(moeblock_context *context, const moeblock_mesh *mesh, moeblock_compute compute,
+moeblock_block *mb_block_new(moeblock_context *context, moeblock_mesh *mesh, moeblock_compute compute,
                              moeblock_error *error)
 {
     moeblock_block *block = mb_alloc_zero(&context->allocator, sizeof *block);
@@ -99,9 +83,9 @@ moeblock_status mb_block_fill(moeblock_block *block, const moeblock_config *conf
     return mb_share_place(block, error);
 }
 
-moeblock_status moeblock_block_create(moeblock_context *context, const moeblock_config *config,
-                                      const moeblock_mesh *mesh, const moeblock_block_options *options,
-                                      moeblock_block **out, moeblock_error *error)
+moeblock_status moeblock_block_create(moeblock_context *context, const moeblock_config *config, moeblock_mesh *mesh,
+                                      const moeblock_block_options *options, moeblock_block **out,
+                                      moeblock_error *error)
 {
     if (!out) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a block: out is NULL");
     *out = NULL;
@@ -113,9 +97,8 @@ moeblock_status moeblock_block_create(moeblock_context *context, const moeblock_
     if ((int)chosen.compute < MOEBLOCK_COMPUTE_AUTO || chosen.compute > MOEBLOCK_COMPUTE_INT16)
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
                        "creating a block: compute is %d, expected AUTO, F32, BF16 or INT16", (int)chosen.compute);
-    if (mesh) MB_TRY(check_mesh(mesh, error));
 
-    moeblock_block *block = mb_block_new(context, mesh ? mesh : &mb_mesh_single, chosen.compute, error);
+    moeblock_block *block = mb_block_new(context, mesh, chosen.compute, error);
     if (!block) return MOEBLOCK_OUT_OF_MEMORY;
     const moeblock_status status = mb_block_fill(block, config, error);
     if (status != MOEBLOCK_OK) {
@@ -190,8 +173,5 @@ void moeblock_block_get_info(const moeblock_block *block, moeblock_block_info *o
         info.expert_packed_bytes = block->set->expert_packed_bytes;
         info.chunk_tokens = block->backend->chunk_tokens(block);
     }
-    if (!out || out->struct_size < sizeof(uint32_t)) return;
-    const uint32_t size = out->struct_size;
-    info.struct_size = size;
-    memcpy(out, &info, size < sizeof info ? size : sizeof info);
+    mb_options_write(out, &info, sizeof info);
 }

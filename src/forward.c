@@ -13,7 +13,6 @@
 static moeblock_status check_objects(const moeblock_block *block, const moeblock_workspace *workspace,
                                      enum mb_loaded most, moeblock_error *error)
 {
-    if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: block is NULL");
     if (!block->set)
         return mb_fail(error, MOEBLOCK_WRONG_STATE, "running the block: it has no weights yet; load them first");
     if (block->set->loaded > most)
@@ -78,7 +77,7 @@ static moeblock_status check_aux(const moeblock_block *block, const moeblock_for
 // Width of the router's state; 0 when it carries none.
 static int64_t state_width(const moeblock_block *block)
 {
-    if (!block->router_kind) return 0;
+    if (!block->router_kind || !block->set) return 0;
     const moeblock_router_class *router = block->router_kind->class_copy;
     return router->state_width ? router->state_width(block->set->router) : 0;
 }
@@ -130,13 +129,13 @@ static moeblock_status check_input(const moeblock_block *block, const moeblock_f
 }
 
 // Runs all passes with denormals flushed and fills the statistics.
-static moeblock_status run_all(struct mb_run *run, int64_t tokens, int64_t capacity)
+static moeblock_status run_all(struct mb_run *run, int64_t tokens, int64_t capacity, moeblock_status mine)
 {
     moeblock_forward_stats *stats = run->output->stats;
     const double start = mb_seconds();
     int64_t passes = 0;
     const uint64_t mode = mb_flush_begin();
-    const moeblock_status status = mb_block_walk(run, tokens, capacity, &passes);
+    const moeblock_status status = mb_block_walk(run, tokens, capacity, mine, &passes);
     mb_flush_end(mode);
     if (stats && status == MOEBLOCK_OK) {
         stats->tokens = tokens;
@@ -150,21 +149,47 @@ static moeblock_status run_all(struct mb_run *run, int64_t tokens, int64_t capac
     return status;
 }
 
+// Runs the passes of a call whose arguments gave `mine`. On a mesh the others wait for this rank: it takes part even
+// when its own arguments were wrong, and all ranks return that error.
+static moeblock_status start(struct mb_run *run, int64_t tokens, int64_t capacity, moeblock_status mine,
+                             moeblock_error *error)
+{
+    moeblock_mesh *mesh = run->block->mesh;
+    moeblock_status status = mine;
+    if (mesh && atomic_exchange(&mesh->busy, true))
+        return mb_fail(error, MOEBLOCK_WRONG_STATE,
+                       "running the block: another forward is under way on its mesh; one at a time");
+    if (mesh || mine == MOEBLOCK_OK) status = run_all(run, tokens, capacity, mine);
+    if (mesh) atomic_store(&mesh->busy, false);
+    if (status != MOEBLOCK_OK && error) *error = *run->error;
+    return status;
+}
+
+static moeblock_status open_call(struct mb_run *run, const moeblock_forward_input *input,
+                                 const moeblock_forward_output *output, moeblock_forward_input *in,
+                                 moeblock_forward_output *out, int64_t *tokens)
+{
+    moeblock_error *error = run->error;
+    MB_TRY(check_objects(run->block, run->workspace, run->route_only ? MB_LOADED_ROUTER : MB_LOADED_ALL, error));
+    if (!input || !output)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: %s is NULL", input ? "output" : "input");
+    MB_TRY(mb_options_read(in, sizeof *in, input, "moeblock_forward_input", error));
+    MB_TRY(mb_options_read(out, sizeof *out, output, "moeblock_forward_output", error));
+    if (out->stats && out->stats->struct_size < sizeof *out->stats)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: stats has struct_size %u, expected %zu",
+                       (unsigned)out->stats->struct_size, sizeof *out->stats);
+    return check_input(run->block, in, out, !run->route_only, &run->sharding, tokens, error);
+}
+
 // Both public calls: the whole flow, or the router alone.
 static moeblock_status run_block(const moeblock_block *block, moeblock_workspace *workspace,
                                  const moeblock_forward_input *input, const moeblock_forward_output *output,
                                  bool route_only, moeblock_error *error)
 {
-    MB_TRY(check_objects(block, workspace, route_only ? MB_LOADED_ROUTER : MB_LOADED_ALL, error));
-    if (!input || !output)
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: %s is NULL", input ? "output" : "input");
-    moeblock_forward_input in;
-    moeblock_forward_output out;
-    MB_TRY(mb_options_read(&in, sizeof in, input, "moeblock_forward_input", error));
-    MB_TRY(mb_options_read(&out, sizeof out, output, "moeblock_forward_output", error));
-    if (out.stats && out.stats->struct_size < sizeof *out.stats)
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: stats has struct_size %u, expected %zu",
-                       (unsigned)out.stats->struct_size, sizeof *out.stats);
+    if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: block is NULL");
+    moeblock_forward_input in = {.struct_size = sizeof in};
+    moeblock_forward_output out = {.struct_size = sizeof out};
+    moeblock_error reason = {MOEBLOCK_OK, ""};
     struct mb_run run = {.block = block,
                          .set = block->set,
                          .workspace = workspace,
@@ -173,10 +198,11 @@ static moeblock_status run_block(const moeblock_block *block, moeblock_workspace
                          .route_only = route_only,
                          .k = mb_all_slots(block->config),
                          .state_width = state_width(block),
-                         .error = error};
-    int64_t tokens;
-    MB_TRY(check_input(block, &in, &out, !route_only, &run.sharding, &tokens, error));
-    return run_all(&run, tokens, workspace->tokens);
+                         .origin = block->mesh ? block->mesh->rank : 0,
+                         .error = &reason};
+    int64_t tokens = 0;
+    const moeblock_status status = open_call(&run, input, output, &in, &out, &tokens);
+    return start(&run, tokens, workspace ? workspace->tokens : 0, status, error);
 }
 
 moeblock_status moeblock_block_forward(const moeblock_block *block, moeblock_workspace *workspace,
@@ -205,28 +231,43 @@ moeblock_status moeblock_forward(const moeblock_block *block, moeblock_workspace
     return moeblock_block_forward(block, workspace, &in, &out, error);
 }
 
+static moeblock_status open_experts_call(struct mb_run *run, const moeblock_array *x, const moeblock_array *y,
+                                         int64_t *tokens)
+{
+    const moeblock_block *block = run->block;
+    moeblock_error *error = run->error;
+    MB_TRY(check_objects(block, run->workspace, MB_LOADED_ALL, error));
+    if (!x || !y || !run->given_ids || !run->given_weights)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the experts: %s is NULL",
+                       !x                ? "x"
+                       : !y              ? "y"
+                       : !run->given_ids ? "ids"
+                                         : "weights");
+    if (!block->config->routed_enabled)
+        return mb_fail(error, MOEBLOCK_WRONG_STATE,
+                       "running the experts: the description has none (experts.distributed.enabled is false)");
+    const int64_t slots = run->workspace->tokens * mb_all_slots(block->config);
+    if (run->k < 1 || run->k > slots || run->k > mb_all_classes(block->config))
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "running the experts: k is %" PRId64 ", expected 1 to the number of experts, and at most the "
+                       "%" PRId64 " slots that the workspace holds",
+                       run->k, slots);
+    MB_TRY(mb_array_check(x, "x", tokens, error));
+    MB_TRY(check_y(x, y, error));
+    return moeblock_tp_sharding(x->dims[x->rank - 1], block->config->hidden_size, block->share.tp,
+                                block->config->tp_enabled, &run->sharding, error);
+}
+
 moeblock_status moeblock_block_forward_experts(const moeblock_block *block, moeblock_workspace *workspace,
                                                const moeblock_array *x, const int32_t *ids, const float *weights,
                                                int64_t k, moeblock_array *y, moeblock_error *error)
 {
-    MB_TRY(check_objects(block, workspace, MB_LOADED_ALL, error));
-    if (!x || !y || !ids || !weights)
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the experts: %s is NULL",
-                       !x     ? "x"
-                       : !y   ? "y"
-                       : !ids ? "ids"
-                              : "weights");
-    if (!block->config->routed_enabled)
-        return mb_fail(error, MOEBLOCK_WRONG_STATE,
-                       "running the experts: the description has none (experts.distributed.enabled is false)");
-    const int64_t slots = workspace->tokens * mb_all_slots(block->config);
-    if (k < 1 || k > slots || k > mb_all_classes(block->config))
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
-                       "running the experts: k is %" PRId64 ", expected 1 to the number of experts, and at most the "
-                       "%" PRId64 " slots that the workspace holds",
-                       k, slots);
-    moeblock_forward_input in = {.struct_size = sizeof in, .mode = MOEBLOCK_DECODE, .x = *x};
-    moeblock_forward_output out = {.struct_size = sizeof out, .y = *y};
+    if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "running the block: block is NULL");
+    moeblock_forward_input in = {.struct_size = sizeof in, .mode = MOEBLOCK_DECODE};
+    moeblock_forward_output out = {.struct_size = sizeof out};
+    if (x) in.x = *x;
+    if (y) out.y = *y;
+    moeblock_error reason = {MOEBLOCK_OK, ""};
     struct mb_run run = {.block = block,
                          .set = block->set,
                          .workspace = workspace,
@@ -235,11 +276,10 @@ moeblock_status moeblock_block_forward_experts(const moeblock_block *block, moeb
                          .k = k,
                          .given_ids = ids,
                          .given_weights = weights,
-                         .error = error};
-    int64_t tokens;
-    MB_TRY(mb_array_check(x, "x", &tokens, error));
-    MB_TRY(check_y(x, y, error));
-    MB_TRY(moeblock_tp_sharding(x->dims[x->rank - 1], block->config->hidden_size, block->share.tp,
-                                block->config->tp_enabled, &run.sharding, error));
-    return run_all(&run, tokens, mb_min(workspace->tokens, slots / k));
+                         .origin = block->mesh ? block->mesh->rank : 0,
+                         .error = &reason};
+    int64_t tokens = 0;
+    const moeblock_status status = open_experts_call(&run, x, y, &tokens);
+    const int64_t slots = status == MOEBLOCK_OK ? workspace->tokens * mb_all_slots(block->config) : 0;
+    return start(&run, tokens, status == MOEBLOCK_OK ? mb_min(workspace->tokens, slots / k) : 0, status, error);
 }

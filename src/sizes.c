@@ -25,11 +25,11 @@ static moeblock_status measure(moeblock_block *block, const struct mb_size_quest
 moeblock_status mb_sizes_of(moeblock_context *context, const moeblock_config *config,
                             const struct mb_size_question *question, struct mb_sizes *out, moeblock_error *error)
 {
-    const moeblock_mesh mesh = {.struct_size = sizeof mesh,
-                                .rows = question->rows,
-                                .columns = question->columns,
-                                .row = question->row,
-                                .column = question->column};
+    moeblock_mesh mesh = {.rows = question->rows,
+                          .columns = question->columns,
+                          .row = question->row,
+                          .column = question->column,
+                          .size = question->rows * question->columns};
     moeblock_block *block = mb_block_new(context, &mesh, question->compute, error);
     if (!block) return MOEBLOCK_OUT_OF_MEMORY;
     moeblock_status status = mb_block_fill(block, config, error);

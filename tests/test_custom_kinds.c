@@ -71,7 +71,7 @@ struct made {
 struct how {
     struct outside *test;
     const moeblock_expert_class *experts; // NULL: outside_splitting
-    const moeblock_mesh *mesh;
+    moeblock_mesh *mesh;
     const char *text; // NULL: the description above
     const char *const *set;
     size_t n_set;
@@ -509,7 +509,7 @@ struct scenario {
     const float *want;
 };
 
-static void rank_body(void *argument, const moeblock_mesh *mesh)
+static void rank_body(void *argument, moeblock_mesh *mesh)
 {
     const struct scenario *scenario = argument;
     struct outside test = {.granule = 8};

@@ -234,7 +234,7 @@ static moeblock_array device_array(const struct flow *flow, int device, float *d
 
 // As a user of the original would: adapter = DeepSeekMoEAdapter(hf_config, mesh, ccl); adapter.forward_mlp_prefill(x,
 // cfg)
-static moeblock_status run_adapter(struct flow *flow, const moeblock_mesh *mesh, int device, moeblock_context *own)
+static moeblock_status run_adapter(struct flow *flow, moeblock_mesh *mesh, int device, moeblock_context *own)
 {
     moeblock_adapter *adapter = NULL;
     moeblock_error *why = &flow->errors[device];
@@ -252,7 +252,7 @@ static moeblock_status run_adapter(struct flow *flow, const moeblock_mesh *mesh,
 }
 
 // The same by hand, which can also set what a config.json has no word for: parallel_with_moe.
-static moeblock_status run_block(struct flow *flow, const moeblock_mesh *mesh, int device, moeblock_context *own)
+static moeblock_status run_block(struct flow *flow, moeblock_mesh *mesh, int device, moeblock_context *own)
 {
     const char *const set[] = {flow->parallel ? "experts.shared.parallel_with_moe=true"
                                               : "experts.shared.parallel_with_moe=false"};
@@ -279,7 +279,7 @@ static moeblock_status run_block(struct flow *flow, const moeblock_mesh *mesh, i
     return status;
 }
 
-static void device_body(void *argument, const moeblock_mesh *mesh)
+static void device_body(void *argument, moeblock_mesh *mesh)
 {
     struct flow *flow = argument;
     const int device = mesh->row * mesh->columns + mesh->column;
@@ -358,10 +358,11 @@ static void gathered_row(const struct flow *flow, int row, int t, double *to)
             to[column * flow->width + i] = (double)flow->x[row * flow->columns + column][t * flow->width + i];
 }
 
-// What the gate decides for each row: how many rows it sends in all (one for each owner of some of its experts), and
-// how many (row, expert) pairs each row of the mesh then computes. Rows own consecutive runs of experts.
+// What the gate decides for each row of the mesh: how many rows and (row, expert) pairs it sends to others (a row once
+// to each owner of some of its experts), and how many pairs of its own and of others it computes. Rows own consecutive
+// runs of experts.
 struct traffic {
-    int sent[DEVICES_MAX], computed[DEVICES_MAX];
+    int sent[DEVICES_MAX], sent_pairs[DEVICES_MAX], own[DEVICES_MAX], others[DEVICES_MAX];
 };
 
 static void count_traffic(const struct flow *flow, struct traffic *out, const char *name)
@@ -379,9 +380,13 @@ static void count_traffic(const struct flow *flow, struct traffic *out, const ch
             for (int j = 0; j < SMALL_K; j++) {
                 const int32_t id = flow->ids[row * flow->columns][t * SMALL_K + j];
                 if (id < 0 || id >= SMALL_EXPERTS) fail_msg("%s: id %d", name, (int)id);
-                out->sent[row] += !goes[ids[j] / per_row];
-                goes[ids[j] / per_row] = true;
-                out->computed[ids[j] / per_row]++;
+                const int owner = ids[j] / per_row;
+                out->own[row] += owner == row;
+                if (owner == row) continue;
+                out->sent[row] += !goes[owner];
+                out->sent_pairs[row]++;
+                out->others[owner]++;
+                goes[owner] = true;
             }
         }
     }
@@ -413,26 +418,28 @@ static void check_gate(const struct flow *flow, const char *name)
 static int expected_calls(const struct flow *flow, const struct traffic *traffic, int row, struct mesh_call *to)
 {
     const size_t value = sizeof(float), columns = (size_t)flow->columns, tokens = (size_t)flow->tokens[row];
-    const size_t own_hidden = SMALL_HIDDEN / columns * value, sent = (size_t)traffic->sent[row];
-    const size_t computed = (size_t)traffic->computed[row], record = SMALL_HIDDEN * value + SMALL_K * (4 + value);
-    const size_t inner = computed * (SMALL_INNER / columns) * value, shared = tokens * (SMALL_SHARED / columns) * value;
+    const size_t own_hidden = SMALL_HIDDEN / columns * value, own_inner = SMALL_INNER / columns * value;
+    const size_t own = (size_t)traffic->own[row], others = (size_t)traffic->others[row];
+    const size_t parcels =
+        (size_t)traffic->sent[row] * (SMALL_HIDDEN * value + 4) + (size_t)traffic->sent_pairs[row] * 8;
+    const size_t shared = tokens * (SMALL_SHARED / columns) * value;
     const bool gathers = flow->columns > 1, travels = flow->rows > 1;
     int n = 0;
-    if (flow->adapter) to[n++] = (struct mesh_call){"agree", -1, sizeof(int64_t)}; // how long workspaces are
-    to[n++] = (struct mesh_call){"agree", -1, sizeof(int64_t)};                    // how long chunks are
-    to[n++] = (struct mesh_call){"agree", -1, sizeof(int64_t)};                    // how many
+    if (flow->adapter) to[n++] = (struct mesh_call){"agree", -1, 1}; // how long workspaces are
+    to[n++] = (struct mesh_call){"agree", -1, 4};                    // how long chunks are, and how many
     // 2. all-gather of a sharded x
     if (flow->sharded) to[n++] = (struct mesh_call){"all_gather", 1, tokens * own_hidden};
-    // 3. MoE: dispatch of counts, then of rows with ids and weights; the activations; the outputs' way home
-    if (travels) to[n++] = (struct mesh_call){"all_to_all", 0, (size_t)flow->rows * sizeof(int64_t)};
-    if (travels) to[n++] = (struct mesh_call){"all_to_all", 0, sent * record};
-    if (gathers) to[n++] = (struct mesh_call){"all_gather", 1, inner};
-    // 4. SharedExpert, beside the routed experts or after them
+    // 3. MoE: rows with ids and weights leave; activations of own rows, then of those that came; the outputs' way home
+    if (travels) to[n++] = (struct mesh_call){"all_to_all", 0, parcels};
+    if (gathers) to[n++] = (struct mesh_call){"all_gather", 1, own * own_inner};
+    // 4. SharedExpert, beside the routed experts on own rows or after all of them
     if (gathers && flow->shared && flow->parallel) to[n++] = (struct mesh_call){"all_gather", 1, shared};
-    if (travels) to[n++] = (struct mesh_call){"all_to_all", 0, computed * own_hidden};
+    if (gathers && travels) to[n++] = (struct mesh_call){"all_gather", 1, others * own_inner};
+    if (travels) to[n++] = (struct mesh_call){"all_to_all", 0, others * own_hidden};
     if (gathers && flow->shared && !flow->parallel) to[n++] = (struct mesh_call){"all_gather", 1, shared};
     // 5. add: local. 6. reduce-scatter of what was gathered, else y becomes whole everywhere
     if (gathers) to[n++] = (struct mesh_call){flow->sharded ? "reduce_scatter" : "all_gather", 1, tokens * own_hidden};
+    to[n++] = (struct mesh_call){"agree", -1, 0}; // that all went well
     return n;
 }
 

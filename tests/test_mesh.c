@@ -13,105 +13,8 @@
 #include "mesh/mesh.h"
 #include "support/golden.h"
 #include "support/mesh_double.h"
+#include "support/mesh_rank.h"
 #include "unit/files.h"
-
-struct scenario {
-    const struct golden_case *golden;
-    const struct golden_run *single; // the truth
-    bool sharded;
-    bool all_tokens_on_row_0;
-    bool swapped; // tensor parallel over rows, expert parallel over columns
-    moeblock_mode mode;
-    const char *const *set;
-    size_t n_set;
-};
-
-// One rank: its own context, block and slice of the input; compares its part of y.
-struct rank_objects {
-    moeblock_context *context;
-    moeblock_config *config;
-    moeblock_block *block;
-    moeblock_workspace *workspace;
-};
-
-static void rank_open(const struct scenario *scenario, const moeblock_mesh *mesh, int64_t tokens,
-                      struct rank_objects *out)
-{
-    moeblock_error error = {MOEBLOCK_OK, ""};
-    const moeblock_context_options threads = {.struct_size = sizeof threads, .threads = 1};
-    const moeblock_config_options options = {.struct_size = sizeof options,
-                                             .layer = scenario->golden->layer,
-                                             .set = scenario->set,
-                                             .n_set = scenario->n_set};
-    moeblock_status status = moeblock_context_create(&threads, &out->context, &error);
-    if (status == MOEBLOCK_OK)
-        status = moeblock_config_open(out->context, scenario->golden->folder, &options, &out->config, &error);
-    if (status == MOEBLOCK_OK)
-        status = moeblock_block_create(out->context, out->config, mesh, NULL, &out->block, &error);
-    if (status == MOEBLOCK_OK) status = moeblock_block_load_files(out->block, scenario->golden->folder, NULL, &error);
-    if (status == MOEBLOCK_OK) status = moeblock_workspace_create(out->block, tokens, NULL, 0, &out->workspace, &error);
-    if (status != MOEBLOCK_OK) fail_msg("rank %d,%d: %s", mesh->row, mesh->column, error.message);
-}
-
-static void rank_close(struct rank_objects *rank)
-{
-    moeblock_workspace_destroy(&rank->workspace);
-    moeblock_block_destroy(&rank->block);
-    moeblock_config_destroy(&rank->config);
-    moeblock_context_destroy(&rank->context);
-}
-
-// x columns [h0, h1) of tokens [t0, t1), dense.
-static float *slice(const float *from, int64_t hidden, int64_t t0, int64_t t1, int64_t h0, int64_t h1)
-{
-    float *out = calloc((size_t)((t1 - t0) * (h1 - h0) + 1), sizeof *out);
-    for (int64_t t = t0; t < t1; t++)
-        memcpy(out + (t - t0) * (h1 - h0), from + t * hidden + h0, (size_t)(h1 - h0) * sizeof *out);
-    return out;
-}
-
-static void rank_body(void *argument, const moeblock_mesh *mesh)
-{
-    const struct scenario *scenario = argument;
-    const struct golden_case *golden = scenario->golden;
-    int64_t t0 = 0, t1 = golden->tokens, h0 = 0, h1 = golden->hidden;
-    const int ep = scenario->swapped ? mesh->columns : mesh->rows, tp = scenario->swapped ? mesh->rows : mesh->columns;
-    const int ep_index = scenario->swapped ? mesh->column : mesh->row;
-    if (scenario->all_tokens_on_row_0)
-        t1 = ep_index == 0 ? golden->tokens : 0;
-    else
-        mb_split(golden->tokens, ep, ep_index, &t0, &t1);
-    if (scenario->sharded) mb_split(golden->hidden, tp, scenario->swapped ? mesh->row : mesh->column, &h0, &h1);
-    struct rank_objects rank;
-    rank_open(scenario, mesh, golden->tokens, &rank);
-
-    float *x = slice(golden->x.data, golden->hidden, t0, t1, h0, h1);
-    float *aux = golden->aux.data ? slice(golden->aux.data, golden->hidden, t0, t1, 0, golden->hidden) : NULL;
-    float *want = slice(scenario->single->y, golden->hidden, t0, t1, h0, h1);
-    float *y = calloc((size_t)((t1 - t0) * (h1 - h0) + 1), sizeof *y);
-    int32_t *ids = calloc((size_t)((t1 - t0) * golden->k + 1), sizeof *ids);
-    moeblock_forward_input in = {.struct_size = sizeof in,
-                                 .mode = scenario->mode,
-                                 .x = {.dtype = MOEBLOCK_F32, .rank = 3, .dims = {1, t1 - t0, h1 - h0}, .data = x}};
-    in.aux = in.x;
-    in.aux.dims[2] = golden->hidden;
-    in.aux.data = aux;
-    moeblock_forward_output out = {.struct_size = sizeof out, .y = in.x, .ids = ids};
-    out.y.data = y;
-    moeblock_error error = {MOEBLOCK_OK, ""};
-    if (moeblock_block_forward(rank.block, rank.workspace, &in, &out, &error) != MOEBLOCK_OK)
-        fail_msg("%s on %d x %d: %s", golden->name, mesh->rows, mesh->columns, error.message);
-    if (memcmp(y, want, (size_t)((t1 - t0) * (h1 - h0)) * sizeof *y))
-        fail_msg("%s on %d x %d: rank %d,%d has other bytes than one process", golden->name, mesh->rows, mesh->columns,
-                 mesh->row, mesh->column);
-    assert_memory_equal(ids, scenario->single->ids + t0 * golden->k, (size_t)((t1 - t0) * golden->k) * sizeof *ids);
-    free(x);
-    free(aux);
-    free(want);
-    free(y);
-    free(ids);
-    rank_close(&rank);
-}
 
 // A table in which neighbours lie apart and every third expert has a copy on all ranks. Its file's name goes to `path`.
 static void write_table(int64_t experts, int ranks, char *path)
@@ -261,7 +164,7 @@ static void no_expert_parallelism(void **state)
 }
 
 // Tensor parallelism off: x must be replicated, every column computes everything.
-static void refuse_sharded(void *argument, const moeblock_mesh *mesh)
+static void refuse_sharded(void *argument, moeblock_mesh *mesh)
 {
     const struct scenario *scenario = argument;
     struct rank_objects rank;
@@ -320,7 +223,7 @@ static void axes_swapped(void **state)
     golden_close(&golden);
 }
 
-static void equal_axes_are_refused(void *argument, const moeblock_mesh *mesh)
+static void equal_axes_are_refused(void *argument, moeblock_mesh *mesh)
 {
     const struct golden_case *golden = argument;
     static const char *const set[] = {"tensor_parallel.cluster_axis=0", "experts.distributed.dispatch_cluster_axis=0"};

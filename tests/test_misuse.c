@@ -336,26 +336,67 @@ static void enums_and_counts_out_of_range(void **state)
     still_works();
 }
 
+static moeblock_status no_send(void *user, int peer, int tag, const void *data, size_t bytes, uint64_t *transfer,
+                               moeblock_error *e)
+{
+    (void)user, (void)peer, (void)tag, (void)data, (void)bytes, (void)transfer, (void)e;
+    return MOEBLOCK_INTERNAL;
+}
+static moeblock_status no_receive(void *user, int peer, int tag, void *data, size_t capacity, uint64_t *transfer,
+                                  moeblock_error *e)
+{
+    (void)user, (void)peer, (void)tag, (void)data, (void)capacity, (void)transfer, (void)e;
+    return MOEBLOCK_INTERNAL;
+}
+static moeblock_status no_poll(void *user, uint64_t *transfers, int count, int *which, size_t *bytes, moeblock_error *e)
+{
+    (void)user, (void)transfers, (void)count, (void)which, (void)bytes, (void)e;
+    return MOEBLOCK_INTERNAL;
+}
+static moeblock_status no_look(void *user, int tag, void *data, size_t capacity, size_t *bytes, moeblock_error *e)
+{
+    (void)user, (void)tag, (void)data, (void)capacity, (void)bytes, (void)e;
+    return MOEBLOCK_INTERNAL;
+}
+static void no_abandon(void *user, uint64_t *transfers, int count) { (void)user, (void)transfers, (void)count; }
+
 static void meshes_that_cannot_be(void **state)
 {
     (void)state;
     static const struct {
-        int rows, columns, row, column;
+        int rows, columns, size, rank;
         const char *part;
-    } tries[] = {{0, 1, 0, 0, "rows and columns"}, {1, -1, 0, 0, "rows and columns"}, {1, 1, 1, 0, "row is outside"},
-                 {1, 1, -1, 0, "row is outside"},  {2, 2, 0, 2, "column is outside"}, {1, 1, 0, 0, "a call is NULL"}};
-    moeblock_block *block = NULL;
-    moeblock_mesh mesh = {.struct_size = 0, .rows = 1, .columns = 1};
-    BAD_ARGUMENT(moeblock_block_create(run.context, run.config, &mesh, NULL, &block, &error), "mesh: struct_size");
+    } tries[] = {{0, 1, 1, 0, "at least one row"},  {1, -1, 1, 0, "at least one row"}, {1, 1, 1, 1, "rank is outside"},
+                 {1, 1, 1, -1, "rank is outside"},  {2, 2, 3, 0, "4 processes"},       {1, 1, 4, 0, "there are 4"},
+                 {65536, 65536, 1, 0, "4294967296"}};
+    const moeblock_transport whole = {.struct_size = sizeof whole,
+                                      .size = 1,
+                                      .send = no_send,
+                                      .receive = no_receive,
+                                      .poll = no_poll,
+                                      .look = no_look,
+                                      .abandon = no_abandon};
+    moeblock_mesh_options options = {.struct_size = sizeof options, .rows = 1, .columns = 1};
+    moeblock_mesh *mesh = NULL;
+    BAD_ARGUMENT(moeblock_mesh_create(NULL, &options, &mesh, &error), "transport is NULL");
+    BAD_ARGUMENT(moeblock_mesh_create(&whole, NULL, &mesh, &error), "options is NULL");
+    BAD_ARGUMENT(moeblock_mesh_create(&whole, &options, NULL, &error), "out is NULL");
+    moeblock_transport transport = whole;
+    transport.struct_size = 8;
+    BAD_ARGUMENT(moeblock_mesh_create(&transport, &options, &mesh, &error), "struct_size");
+    transport = whole, transport.poll = NULL;
+    BAD_ARGUMENT(moeblock_mesh_create(&transport, &options, &mesh, &error), "a call is NULL");
+    options.deadline = -1;
+    BAD_ARGUMENT(moeblock_mesh_create(&whole, &options, &mesh, &error), "deadline");
+    options.deadline = 0;
     for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
-        mesh = (moeblock_mesh){.struct_size = sizeof mesh,
-                               .rows = tries[i].rows,
-                               .columns = tries[i].columns,
-                               .row = tries[i].row,
-                               .column = tries[i].column};
-        BAD_ARGUMENT(moeblock_block_create(run.context, run.config, &mesh, NULL, &block, &error), tries[i].part);
+        transport = whole, transport.size = tries[i].size, transport.rank = tries[i].rank;
+        options.rows = tries[i].rows, options.columns = tries[i].columns;
+        BAD_ARGUMENT(moeblock_mesh_create(&transport, &options, &mesh, &error), tries[i].part);
     }
-    assert_null(block);
+    assert_null(mesh);
+    moeblock_mesh_destroy(&mesh);
+    moeblock_mesh_destroy(NULL);
 }
 
 // --- structs that grow -----------------------------------------------------------------------------------------------

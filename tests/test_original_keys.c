@@ -73,7 +73,7 @@ struct request {
     moeblock_mode mode;
 };
 
-static void run(const struct request *request, const moeblock_mesh *mesh, moeblock_array x, moeblock_array y,
+static void run(const struct request *request, moeblock_mesh *mesh, moeblock_array x, moeblock_array y,
                 struct outcome *out)
 {
     const moeblock_context_options one_thread = {.struct_size = sizeof one_thread, .threads = 1};
@@ -443,40 +443,41 @@ static void weights_are_found_by_the_file_alone(void **state)
 
 // Calls of every device, 2 x 2: G all-gather, E exchange (all-to-all), S reduce-scatter, with the axis; the agreement
 // on the number of chunks left out. `part`: refused, naming it. Rows of the mesh hold 5 tokens each.
+enum { REPLICATED = -2 };
 // clang-format off
 static const struct mesh_row {
     const char *file, *set[SETS_MAX];
     bool sharded;
     const char *calls, *part;
-    int tp_axis, ep_axis; // -1: that parallelism is off
+    int tp_axis, ep_axis; // -1: that parallelism is off; REPLICATED: the rows hold the same tokens
 } mesh_rows[] = {
-    {FAMILY_A, {NULL}, true, "G1 E0 E0 G1 G1 E0 S1", NULL, 1, 0},
-    {FAMILY_A, {NULL}, false, "E0 E0 G1 G1 E0 G1", NULL, 1, 0},
+    {FAMILY_A, {NULL}, true, "G1 E0 G1 G1 G1 E0 S1", NULL, 1, 0},
+    {FAMILY_A, {NULL}, false, "E0 G1 G1 G1 E0 G1", NULL, 1, 0},
     {FAMILY_A, {"tensor_parallel.cluster_axis=0", "experts.distributed.dispatch_cluster_axis=1"}, true,
-     "G0 E1 E1 G0 G0 E1 S0", NULL, 0, 1},
+     "G0 E1 G0 G0 G0 E1 S0", NULL, 0, 1},
     {FAMILY_A, {"tensor_parallel.cluster_axis=0"}, true, NULL, "cluster_axis", 0, 0},
     {FAMILY_A, {"experts.distributed.dispatch_cluster_axis=1"}, true, NULL, "dispatch_cluster_axis", 1, 1},
     {FAMILY_A, {"tensor_parallel.cluster_axis=2"}, true, NULL, "cluster_axis", 1, 0},
-    {FAMILY_A, {"tensor_parallel.enabled=false"}, false, "E0 E0 E0", NULL, -1, 0},
+    {FAMILY_A, {"tensor_parallel.enabled=false"}, false, "E0 E0", NULL, -1, 0},
     {FAMILY_A, {"tensor_parallel.enabled=false"}, true, NULL, "last dimension 16, expected 32", -1, 0},
-    {FAMILY_A, {"experts.shared.parallel_with_moe=false"}, true, "G1 E0 E0 G1 E0 G1 S1", NULL, 1, 0},
-    {FAMILY_A, {"experts.shared.enabled=false"}, true, "G1 E0 E0 G1 E0 S1", NULL, 1, 0},
+    {FAMILY_A, {"experts.shared.parallel_with_moe=false"}, true, "G1 E0 G1 G1 E0 G1 S1", NULL, 1, 0},
+    {FAMILY_A, {"experts.shared.enabled=false"}, true, "G1 E0 G1 G1 E0 S1", NULL, 1, 0},
     {FAMILY_A, {"experts.distributed.enabled=false"}, true, "G1 G1 S1", NULL, 1, 0},
-    {FAMILY_A, {"moe_chunking.chunk_size=4"}, false, "E0 E0 G1 G1 E0 G1 E0 E0 G1 G1 E0 G1", NULL, 1, 0},
+    {FAMILY_A, {"moe_chunking.chunk_size=4"}, false, "E0 G1 G1 G1 E0 G1 E0 G1 G1 G1 E0 G1", NULL, 1, 0},
     // 6 tokens of the whole mesh are 3 of each row
-    {FAMILY_A, {"prefill_chunking.chunk_size=6"}, false, "E0 E0 G1 G1 E0 G1 E0 E0 G1 G1 E0 G1", NULL, 1, 0},
-    {FAMILY_A, {"experts.distributed.num_experts_per_device=1"}, true, "G1 E0 E0 G1 G1 E0 S1", NULL, 1, 0},
-    {FAMILY_B, {NULL}, true, "G1 E0 E0 G1 G1 E0 S1", NULL, 1, 0},
-    {FAMILY_B, {"tensor_parallel.axis=0", "expert_parallel.axis=1"}, true, "G0 E1 E1 G0 G0 E1 S0", NULL, 0, 1},
-    {FAMILY_B, {"tensor_parallel.axis=null", "expert_parallel.axis=null"}, true, "G1 E0 E0 G1 G1 E0 S1", NULL, 1, 0},
+    {FAMILY_A, {"prefill_chunking.chunk_size=6"}, false, "E0 G1 G1 G1 E0 G1 E0 G1 G1 G1 E0 G1", NULL, 1, 0},
+    {FAMILY_A, {"experts.distributed.num_experts_per_device=1"}, true, "G1 E0 G1 G1 G1 E0 S1", NULL, 1, 0},
+    {FAMILY_B, {NULL}, true, "G1 E0 G1 G1 G1 E0 S1", NULL, 1, 0},
+    {FAMILY_B, {"tensor_parallel.axis=0", "expert_parallel.axis=1"}, true, "G0 E1 G0 G0 G0 E1 S0", NULL, 0, 1},
+    {FAMILY_B, {"tensor_parallel.axis=null", "expert_parallel.axis=null"}, true, "G1 E0 G1 G1 G1 E0 S1", NULL, 1, 0},
     {FAMILY_B, {"tensor_parallel.axis=0"}, true, NULL, "axis", 0, 0},
-    {FAMILY_B, {"tensor_parallel.enabled=false"}, false, "E0 E0 E0", NULL, -1, 0},
+    {FAMILY_B, {"tensor_parallel.enabled=false"}, false, "E0 E0", NULL, -1, 0},
     {FAMILY_B, {"expert_parallel.enabled=false"}, true, "G1 G1 G1 S1", NULL, 1, -1},
-    {FAMILY_B, {"experts.shared_parallel=false"}, true, "G1 E0 E0 G1 E0 G1 S1", NULL, 1, 0},
-    {FAMILY_B, {"collective.cluster_axis=1", "collective.apply_all_reduce=false"}, false, "E0 E0 G1 G1 E0 G1", NULL, 1, 0},
-    {FAMILY_B, {"chunking.prefill_chunk_size=6"}, false, "E0 E0 G1 G1 E0 G1 E0 E0 G1 G1 E0 G1", NULL, 1, 0},
+    {FAMILY_B, {"experts.shared_parallel=false"}, true, "G1 E0 G1 G1 E0 G1 S1", NULL, 1, 0},
+    {FAMILY_B, {"collective.cluster_axis=1", "collective.apply_all_reduce=false"}, false, "E0 G1 G1 G1 E0 G1", NULL, 1, 0},
+    {FAMILY_B, {"chunking.prefill_chunk_size=6"}, false, "E0 G1 G1 G1 E0 G1 E0 G1 G1 G1 E0 G1", NULL, 1, 0},
     // the same tokens on all rows: 6 of the whole mesh are 6 of each row
-    {FAMILY_B, {"replicated_batch_mode=true", "chunking.prefill_chunk_size=6"}, false, "E0 E0 G1 G1 E0 G1", NULL, 1, 0},
+    {FAMILY_B, {"replicated_batch_mode=true", "chunking.prefill_chunk_size=6"}, false, "E0 G1 G1 G1 E0 G1", NULL, 1, REPLICATED},
 };
 // clang-format on
 
@@ -495,7 +496,7 @@ static void copy_columns(const float *from, int first, int column, int width, fl
         memcpy(to + t * width, from + (first + t) * SMALL_HIDDEN + column, (size_t)width * sizeof *to);
 }
 
-static void device_body(void *argument, const moeblock_mesh *mesh)
+static void device_body(void *argument, moeblock_mesh *mesh)
 {
     struct mesh_run *all = argument;
     const int device = mesh->row * mesh->columns + mesh->column, place[2] = {mesh->row, mesh->column};
@@ -503,7 +504,9 @@ static void device_body(void *argument, const moeblock_mesh *mesh)
     float x[ROW_TOKENS * SMALL_HIDDEN];
     const struct request request = {.text = all->text, .tensors = layers[0].tensors, .count = SMALL_TENSORS};
     // With tensor parallelism off, x is given as if it were over the columns.
-    all->first[device] = row->ep_axis < 0 ? ROW_TOKENS * mesh->row : ROW_TOKENS * place[row->ep_axis];
+    all->first[device] = row->ep_axis == REPLICATED ? 0
+                         : row->ep_axis < 0         ? ROW_TOKENS * mesh->row
+                                                    : ROW_TOKENS * place[row->ep_axis];
     all->column[device] = row->sharded ? all->width * place[row->tp_axis < 0 ? 1 : row->tp_axis] : 0;
     copy_columns(x_all, all->first[device], all->column[device], all->width, x);
     run(&request, mesh, whole(x, ROW_TOKENS, all->width), whole(all->devices[device].y, ROW_TOKENS, all->width),

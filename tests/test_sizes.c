@@ -23,8 +23,7 @@ struct objects {
     moeblock_block *block;
 };
 
-static void open_block(const struct golden_case *golden, const moeblock_mesh *mesh, int router_only,
-                       struct objects *out)
+static void open_block(const struct golden_case *golden, moeblock_mesh *mesh, int router_only, struct objects *out)
 {
     moeblock_error error = {MOEBLOCK_OK, ""};
     const moeblock_context_options threads = {.struct_size = sizeof threads, .threads = 1};
@@ -46,7 +45,7 @@ static void close_block(struct objects *objects)
     moeblock_context_destroy(&objects->context);
 }
 
-static void check_rank(void *argument, const moeblock_mesh *mesh)
+static void check_rank(void *argument, moeblock_mesh *mesh)
 {
     const struct golden_case *golden = argument;
     struct objects real;

@@ -23,16 +23,16 @@ typedef struct moeblock_adapter_options {
 // Makes an adapter from the text of a config.json, or from the path of one (or of a folder that holds one). `layer` -1:
 // the first MoE layer. `mesh` and `options` as moeblock_block_create.
 MOEBLOCK_API moeblock_status moeblock_adapter_create(moeblock_context *context, const char *hf_config_text,
-                                                     int64_t layer, const moeblock_mesh *mesh,
+                                                     int64_t layer, moeblock_mesh *mesh,
                                                      const moeblock_block_options *options, moeblock_adapter **out,
                                                      moeblock_error *error);
 MOEBLOCK_API moeblock_status moeblock_adapter_create_from_file(moeblock_context *context, const char *path,
-                                                               int64_t layer, const moeblock_mesh *mesh,
+                                                               int64_t layer, moeblock_mesh *mesh,
                                                                const moeblock_block_options *options,
                                                                moeblock_adapter **out, moeblock_error *error);
 // The same for a whole Hugging Face folder: configuration and weights in one call.
 MOEBLOCK_API moeblock_status moeblock_adapter_open(moeblock_context *context, const char *folder, int64_t layer,
-                                                   const moeblock_mesh *mesh, const moeblock_block_options *options,
+                                                   moeblock_mesh *mesh, const moeblock_block_options *options,
                                                    moeblock_adapter **out, moeblock_error *error);
 MOEBLOCK_API void moeblock_adapter_destroy(moeblock_adapter **adapter);
 

@@ -27,7 +27,7 @@ typedef struct moeblock_block_options {
 // `options` may be NULL. On a mesh every rank makes the block with the same configuration.
 // Errors: INVALID_ARGUMENT, INVALID_CONFIG (also an unknown router or expert type), OUT_OF_MEMORY.
 MOEBLOCK_API moeblock_status moeblock_block_create(moeblock_context *context, const moeblock_config *config,
-                                                   const moeblock_mesh *mesh, const moeblock_block_options *options,
+                                                   moeblock_mesh *mesh, const moeblock_block_options *options,
                                                    moeblock_block **out, moeblock_error *error);
 MOEBLOCK_API void moeblock_block_destroy(moeblock_block **block);
 

@@ -51,7 +51,7 @@ typedef void (*mb_trace)(void *user, const char *what, int64_t a, int64_t b);
 struct moeblock_block {
     moeblock_context *context;
     moeblock_config *config;
-    const moeblock_mesh *mesh;
+    moeblock_mesh *mesh; // NULL: one process
     const struct mb_backend *backend;
     moeblock_compute requested;
     const struct mb_registered *router_kind, *routed_kind, *shared_kind; // NULL where there is none
@@ -93,9 +93,16 @@ struct mb_run {
     int64_t slots;          // (row, expert) pairs among them
     int64_t active_experts; // sums over the passes, for the statistics
     double router_seconds, experts_seconds;
-    _Atomic int failed; // a failing task's status
-    moeblock_error *error;
+    struct mb_exchange *travelling; // dispatched rows on their way; NULL: none
+    _Atomic int failed;             // the first failure's status
+    int origin;                     // rank whose failure that is
+    moeblock_error *error;          // its text when it is this rank's, never NULL
 };
+
+static inline bool mb_run_failed(const struct mb_run *run)
+{
+    return atomic_load_explicit(&run->failed, memory_order_relaxed) != MOEBLOCK_OK;
+}
 
 // The steps, in the order of block.c. Each returns a status and fills run->error.
 struct mb_backend {
@@ -116,6 +123,8 @@ struct mb_backend {
     moeblock_status (*route)(struct mb_run *run);
     moeblock_status (*dispatch)(struct mb_run *run);
     moeblock_status (*compute_experts)(struct mb_run *run);
+    moeblock_status (*receive)(struct mb_run *run);
+    moeblock_status (*compute_received)(struct mb_run *run);
     moeblock_status (*compute_shared)(struct mb_run *run);
     moeblock_status (*combine)(struct mb_run *run);
     moeblock_status (*add_shared)(struct mb_run *run);

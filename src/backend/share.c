@@ -4,9 +4,6 @@
 #include "backend/backend.h"
 #include "base/status.h"
 
-static int axis_size(const moeblock_mesh *mesh, int axis) { return axis == 0 ? mesh->rows : mesh->columns; }
-static int axis_index(const moeblock_mesh *mesh, int axis) { return axis == 0 ? mesh->row : mesh->column; }
-
 void mb_share_columns(const struct mb_share *share, int64_t total, int index, int64_t *begin, int64_t *end)
 {
     mb_split(total, share->tp, index, begin, end);
@@ -16,19 +13,19 @@ moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh
                               moeblock_error *error)
 {
     const int tp_axis = (int)config->tp_axis, ep_axis = (int)config->ep_axis;
-    if (tp_axis == ep_axis && (mesh->rows > 1 || mesh->columns > 1) && config->tp_enabled && config->ep_enabled)
+    if (mesh && tp_axis == ep_axis && mesh->size > 1 && config->tp_enabled && config->ep_enabled)
         return mb_fail(error, MOEBLOCK_INVALID_CONFIG,
                        "placing the block on a %d x %d mesh: tensor_parallel.cluster_axis and "
                        "experts.distributed.dispatch_cluster_axis are both %d; they must be different axes",
                        mesh->rows, mesh->columns, tp_axis);
     *out = (struct mb_share){.tp = 1, .ep = 1, .tp_axis = tp_axis, .ep_axis = ep_axis};
-    if (config->tp_enabled) {
-        out->tp = axis_size(mesh, tp_axis);
-        out->tp_index = axis_index(mesh, tp_axis);
+    if (mesh && config->tp_enabled) {
+        out->tp = mb_mesh_axis_size(mesh, tp_axis);
+        out->tp_index = mb_mesh_axis_index(mesh, tp_axis);
     }
-    if (config->ep_enabled) {
-        out->ep = axis_size(mesh, ep_axis);
-        out->ep_index = axis_index(mesh, ep_axis);
+    if (mesh && config->ep_enabled) {
+        out->ep = mb_mesh_axis_size(mesh, ep_axis);
+        out->ep_index = mb_mesh_axis_index(mesh, ep_axis);
     }
     const int64_t width = config->latent_size ? config->latent_size : config->hidden_size;
     mb_share_columns(out, config->routed.intermediate_size, out->tp_index, &out->i0, &out->i1);

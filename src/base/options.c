@@ -35,3 +35,13 @@ moeblock_status mb_options_read(void *to, size_t to_bytes, const void *from, con
     memcpy(to, &own_size, sizeof own_size);
     return MOEBLOCK_OK;
 }
+
+void mb_options_write(void *to, const void *from, size_t from_bytes)
+{
+    uint32_t size;
+    if (!to) return;
+    memcpy(&size, to, sizeof size);
+    if (size < sizeof size) return;
+    memcpy((char *)to + sizeof size, (const char *)from + sizeof size,
+           (size < from_bytes ? size : from_bytes) - sizeof size);
+}

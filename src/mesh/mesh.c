@@ -1,52 +1,240 @@
 // SPDX-License-Identifier: Apache-2.0
-// The single process as a 1 x 1 mesh, the TP-sharding rule, and how ranges are split.
+// The mesh object: its shape, its counts, its end. Also the TP-sharding rule and how ranges are split.
 #include "mesh/mesh.h"
 
 #include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
 #include <string.h>
+#include <time.h>
 
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/options.h"
 #include "base/status.h"
 
-static moeblock_status single_all_gather(void *user, int axis, const void *mine, const size_t *bytes, void *all,
-                                         moeblock_error *error)
+// How often a wait asks again at once, then after giving the CPU away, before it sleeps between two questions.
+enum { SPINS = 64, YIELDS = 20000 };
+static const double default_deadline = 60;
+static const struct timespec nap = {0, 200000};
+
+static moeblock_status check_transport(const moeblock_transport *transport, moeblock_error *error)
 {
-    (void)user, (void)axis, (void)error;
-    memcpy(all, mine, bytes[0]);
+    const char *wrong = NULL;
+    if (transport->struct_size < sizeof *transport)
+        wrong = "struct_size is too small";
+    else if (transport->size < 1 || transport->rank < 0 || transport->rank >= transport->size)
+        wrong = "rank is outside its size";
+    else if (!transport->send || !transport->receive || !transport->poll || !transport->look || !transport->abandon)
+        wrong = "a call is NULL";
+    return wrong ? mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a mesh: transport: %s", wrong) : MOEBLOCK_OK;
+}
+
+static moeblock_status check_shape(const moeblock_transport *transport, const moeblock_mesh_options *options,
+                                   moeblock_error *error)
+{
+    if (options->rows < 1 || options->columns < 1)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "creating a mesh: %d x %d, expected at least one row and column", options->rows,
+                       options->columns);
+    if ((int64_t)options->rows * options->columns != transport->size)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
+                       "creating a mesh: %d x %d needs %" PRId64 " processes, but there are %d; start as many as rows "
+                       "times columns",
+                       options->rows, options->columns, (int64_t)options->rows * options->columns, transport->size);
+    if (!(options->deadline >= 0 && options->deadline <= 1e9))
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a mesh: deadline is %g, expected 0 to 1e9 seconds",
+                       options->deadline);
     return MOEBLOCK_OK;
 }
 
-static moeblock_status single_all_to_all(void *user, int axis, const void *send, const size_t *send_bytes,
-                                         void *receive, const size_t *receive_bytes, moeblock_error *error)
+static bool allocate(moeblock_mesh *mesh)
 {
-    (void)user, (void)axis, (void)receive_bytes, (void)error;
-    memcpy(receive, send, send_bytes[0]);
+    bool all = true;
+    for (int axis = 0; axis < MB_AXES; axis++) {
+        const size_t count = (size_t)mb_mesh_axis_size(mesh, axis);
+        mesh->exchange[axis].peers = mb_alloc_zero(&mesh->allocator, count * sizeof(struct mb_peer));
+        mesh->traffic[axis] =
+            mb_alloc_zero(&mesh->allocator, count * MOEBLOCK_TRAFFIC_STEPS * sizeof(moeblock_traffic));
+        all = all && mesh->exchange[axis].peers && mesh->traffic[axis];
+    }
+    return all;
+}
+
+moeblock_status moeblock_mesh_create(const moeblock_transport *transport, const moeblock_mesh_options *options,
+                                     moeblock_mesh **out, moeblock_error *error)
+{
+    if (!out) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a mesh: out is NULL");
+    *out = NULL;
+    if (!transport || !options)
+        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a mesh: %s is NULL",
+                       transport ? "options" : "transport");
+    moeblock_mesh_options chosen;
+    MB_TRY(mb_options_read(&chosen, sizeof chosen, options, "moeblock_mesh_options", error));
+    MB_TRY(check_transport(transport, error));
+    MB_TRY(check_shape(transport, &chosen, error));
+    const moeblock_allocator *allocator = chosen.allocator ? chosen.allocator : &mb_default_allocator;
+    moeblock_mesh *mesh = mb_alloc_zero(allocator, sizeof *mesh);
+    if (!mesh) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a mesh: no memory");
+    mesh->allocator = *allocator;
+    mesh->transport = *transport;
+    mesh->rows = chosen.rows;
+    mesh->columns = chosen.columns;
+    mesh->rank = transport->rank;
+    mesh->size = transport->size;
+    mesh->row = mesh->rank / mesh->columns;
+    mesh->column = mesh->rank % mesh->columns;
+    mesh->deadline = chosen.deadline > 0 ? chosen.deadline : default_deadline;
+    mesh->failed_rank = -1;
+    if (!allocate(mesh)) {
+        moeblock_mesh_destroy(&mesh);
+        return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a mesh: no memory");
+    }
+    *out = mesh;
     return MOEBLOCK_OK;
 }
 
-static moeblock_status single_reduce_scatter(void *user, int axis, const void *mine, size_t bytes, void *scattered,
-                                             moeblock_error *error)
+static void abandon(moeblock_mesh *mesh)
 {
-    (void)user, (void)axis, (void)error;
-    if (scattered != mine) memcpy(scattered, mine, bytes);
-    return MOEBLOCK_OK;
+    for (int axis = 0; axis < MB_AXES; axis++) {
+        struct mb_exchange *exchange = &mesh->exchange[axis];
+        mesh->transport.abandon(mesh->transport.user, exchange->transfer, exchange->flights);
+        exchange->flights = 0;
+        exchange->running = false;
+    }
 }
 
-static moeblock_status single_agree(void *user, int64_t mine, int64_t *largest, moeblock_error *error)
+void moeblock_mesh_destroy(moeblock_mesh **mesh)
 {
-    (void)user, (void)error;
-    *largest = mine;
-    return MOEBLOCK_OK;
+    if (!mesh || !*mesh) return;
+    abandon(*mesh);
+    const moeblock_allocator allocator = (*mesh)->allocator;
+    for (int axis = 0; axis < MB_AXES; axis++) {
+        mb_free(&allocator, (*mesh)->exchange[axis].peers);
+        mb_free(&allocator, (*mesh)->traffic[axis]);
+    }
+    mb_free(&allocator, *mesh);
+    *mesh = NULL;
 }
 
-const moeblock_mesh mb_mesh_single = {
-    .struct_size = sizeof(moeblock_mesh),
-    .rows = 1,
-    .columns = 1,
-    .all_gather = single_all_gather,
-    .all_to_all = single_all_to_all,
-    .reduce_scatter = single_reduce_scatter,
-    .agree = single_agree,
-};
+void mb_mesh_set_trace(moeblock_mesh *mesh, mb_mesh_trace trace, void *user)
+{
+    mesh->trace = trace;
+    mesh->trace_user = user;
+}
+
+moeblock_status mb_mesh_check(const moeblock_mesh *mesh, moeblock_error *error)
+{
+    if (!mesh->dead) return MOEBLOCK_OK;
+    if (error) *error = mesh->death;
+    return mesh->death.code;
+}
+
+static moeblock_status bury(moeblock_mesh *mesh, const moeblock_error *why, int rank, moeblock_error *error)
+{
+    mesh->dead = true;
+    mesh->death = *why;
+    mesh->failed_rank = rank;
+    abandon(mesh);
+    if (error) *error = mesh->death;
+    return mesh->death.code;
+}
+
+moeblock_status mb_mesh_die(moeblock_mesh *mesh, moeblock_error *error, moeblock_status code, const char *format, ...)
+{
+    moeblock_error why = {MOEBLOCK_OK, ""}, named = {MOEBLOCK_OK, ""};
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(why.message, sizeof why.message, format, arguments);
+    va_end(arguments);
+    mb_fail(&named, code, "rank %d: %s; the mesh is dead", mesh->rank, why.message);
+    bury(mesh, &named, mesh->rank, error);
+    struct mb_notice *notice = &mesh->notice;
+    *notice = (struct mb_notice){.rank = mesh->rank, .code = (int32_t)code};
+    memcpy(notice->message, named.message, sizeof notice->message);
+    // Short enough to leave at once; whether it arrives is not waited for.
+    const size_t bytes = offsetof(struct mb_notice, message) + strlen(notice->message) + 1;
+    for (int peer = 0; peer < mesh->size; peer++) {
+        uint64_t transfer;
+        int which;
+        size_t moved;
+        if (peer == mesh->rank) continue;
+        if (mesh->transport.send(mesh->transport.user, peer, MB_TAG_NOTICE, notice, bytes, &transfer, NULL)) continue;
+        if (mesh->transport.poll(mesh->transport.user, &transfer, 1, &which, &moved, NULL) || which < 0)
+            mesh->transport.abandon(mesh->transport.user, &transfer, 1);
+    }
+    return code;
+}
+
+moeblock_status mb_mesh_listen(moeblock_mesh *mesh, moeblock_error *error)
+{
+    struct mb_notice notice;
+    size_t bytes = 0;
+    moeblock_error why = {MOEBLOCK_OK, ""};
+    if (mesh->transport.look(mesh->transport.user, MB_TAG_NOTICE, &notice, sizeof notice, &bytes, &why) || !bytes)
+        return MOEBLOCK_OK; // a broken transport shows in the wait itself
+    const bool whole = bytes > offsetof(struct mb_notice, message) && bytes <= sizeof notice;
+    why.code = whole && notice.code > 0 ? (moeblock_status)notice.code : MOEBLOCK_PEER_FAILED;
+    notice.message[whole ? bytes - offsetof(struct mb_notice, message) - 1 : 0] = '\0';
+    mb_escape(why.message, sizeof why.message, whole ? notice.message : "a rank ended the mesh");
+    return bury(mesh, &why, whole ? notice.rank : -1, error);
+}
+
+bool mb_mesh_yield(moeblock_mesh *mesh, double since, unsigned *turn)
+{
+    const unsigned now = (*turn)++;
+    if (now < SPINS || mesh->transport.blocks) return true;
+    if (now < YIELDS)
+        sched_yield();
+    else
+        nanosleep(&nap, NULL);
+    return mb_seconds() - since < mesh->deadline;
+}
+
+void moeblock_mesh_get_info(const moeblock_mesh *mesh, moeblock_mesh_info *out)
+{
+    moeblock_mesh_info info = {.struct_size = sizeof info, .rows = 1, .columns = 1, .failed_rank = -1};
+    if (mesh) {
+        info.rows = mesh->rows;
+        info.columns = mesh->columns;
+        info.row = mesh->row;
+        info.column = mesh->column;
+        info.dead = mesh->dead;
+        info.failed_rank = mesh->failed_rank;
+        info.wait_seconds = mesh->wait_seconds;
+        info.travel_seconds = mesh->travel_seconds;
+        info.hidden_seconds = mesh->hidden_seconds;
+    }
+    mb_options_write(out, &info, sizeof info);
+}
+
+void moeblock_mesh_get_traffic(const moeblock_mesh *mesh, moeblock_traffic_step step, int axis, int peer,
+                               moeblock_traffic *out)
+{
+    moeblock_traffic sum = {.struct_size = sizeof sum};
+    const bool known = mesh && (unsigned)step < MOEBLOCK_TRAFFIC_STEPS && (unsigned)axis < MB_AXES;
+    const int count = known ? mb_mesh_axis_size(mesh, axis) : 0;
+    for (int i = 0; i < count; i++) {
+        const moeblock_traffic *one = &mesh->traffic[axis][(int)step * count + i];
+        if (peer >= 0 && peer != i) continue;
+        sum.messages_sent += one->messages_sent;
+        sum.bytes_sent += one->bytes_sent;
+        sum.bytes_received += one->bytes_received;
+        sum.rows_sent += one->rows_sent;
+        sum.rows_received += one->rows_received;
+        sum.bound_sent += one->bound_sent;
+    }
+    mb_options_write(out, &sum, sizeof sum);
+}
+
+void moeblock_mesh_reset_traffic(moeblock_mesh *mesh)
+{
+    if (!mesh) return;
+    for (int axis = 0; axis < MB_AXES; axis++)
+        memset(mesh->traffic[axis], 0,
+               (size_t)mb_mesh_axis_size(mesh, axis) * MOEBLOCK_TRAFFIC_STEPS * sizeof(moeblock_traffic));
+    mesh->wait_seconds = mesh->travel_seconds = mesh->hidden_seconds = 0;
+}
 
 moeblock_status moeblock_tp_sharding(int64_t width, int64_t hidden, int columns, int enabled, moeblock_sharding *out,
                                      moeblock_error *error)

@@ -210,7 +210,7 @@ class Refusals(CliTest):
         rest = ["run", folder, "--layer", facts["layer"], "--input", os.path.join(folder, "input.npy"), "--output",
                 self.path("y.npy")]
         self.succeed(*rest, "--mesh", "1x1")
-        self.fail_with(78, ["2x2", "moeblock-mpi"], *rest, "--mesh", "2x2")
+        self.fail_with(64, ["2x2 needs 4 processes", "mpiexec -n 4"], *rest, "--mesh", "2x2")
         for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
             self.fail_with(64, [name, "--mesh"], *rest, env={**environment(), name: "4"})
             self.succeed(*rest, env={**environment(), name: "1"})

@@ -374,7 +374,7 @@ struct mesh_job {
     float *given_y; // written by one process, compared by the ranks of a mesh
 };
 
-static void compare_rows(const struct mesh_job *job, const moeblock_mesh *mesh, const float *found, const float *wanted,
+static void compare_rows(const struct mesh_job *job, moeblock_mesh *mesh, const float *found, const float *wanted,
                          int64_t tokens, int64_t width, int64_t stride)
 {
     for (int64_t t = 0; t < tokens; t++)
@@ -383,7 +383,7 @@ static void compare_rows(const struct mesh_job *job, const moeblock_mesh *mesh, 
                      mesh->columns, (int)t, job->text);
 }
 
-static void run_rank(void *argument, const moeblock_mesh *mesh)
+static void run_rank(void *argument, moeblock_mesh *mesh)
 {
     const struct mesh_job *job = argument;
     const moeblock_context_options one_thread = {

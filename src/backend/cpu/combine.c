@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fifth step: each token's routed sum at its home, in ascending id, then null experts, output bias, latent up
 // projection and the scale on the routed output. Without expert parallelism the outer phase has summed already.
+#include <inttypes.h>
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
@@ -10,26 +11,44 @@
 
 enum { COLUMNS = 1024 }; // of a widened piece on the stack
 
-// Outputs travel back along the same pairs of ranks, in the order in which the slots were announced.
+// Outputs travel back between the same pairs of ranks, in the order in which the rows asked for them. Where all ranks
+// hold the same tokens each tells all others what its own experts gave.
 static moeblock_status return_outputs(struct mb_run *run)
 {
     const moeblock_block *block = run->block;
     const struct mb_share *share = &block->share;
     struct mb_buffers *b = mb_buffers_of(run);
     const size_t one = (size_t)(share->d1 - share->d0) * mb_output_bytes(run->set);
-    int64_t row = 0, record = 0;
+    struct mb_exchange *exchange = mb_exchange_begin(block->mesh, share->ep_axis, MOEBLOCK_TRAFFIC_COMBINE);
+    const bool replicated = block->config->replicated_batch;
+    const int64_t *place = b->place_begin;
+    const char *out = b->out_slots;
+    size_t given = 0;
     for (int i = 0; i < share->ep; i++) {
-        int64_t out = 0, back = 0;
-        for (int64_t r = 0; r < b->receive_rows[i]; r++, row++)
-            for (int64_t j = 0; j < run->k; j++) out += mb_computed_here(run, b->arrived_ids[row][j]);
-        for (int64_t r = 0; r < b->send_rows[i]; r++, record++)
-            for (int64_t j = 0; j < run->k; j++)
-                back += mb_share_rank(block, b->ids[b->record_token[record] * run->k + j]) == i;
-        b->send_bytes[i] = (size_t)out * one;
-        b->receive_bytes[i] = (size_t)back * one;
+        struct mb_peer *peer = &exchange->peers[i];
+        if (i == share->ep_index) continue;
+        peer->send = replicated ? (const char *)b->returned + (size_t)place[share->ep_index] * one : out;
+        peer->send_rows = replicated ? place[share->ep_index + 1] - place[share->ep_index] : b->received_pairs[i];
+        peer->send_bytes = (size_t)peer->send_rows * one;
+        peer->receive = (char *)b->returned + (size_t)place[i] * one;
+        peer->capacity = (size_t)(place[i + 1] - place[i]) * one;
+        if (!replicated) out += peer->send_bytes;
+        given += peer->send_bytes;
     }
-    return block->mesh->all_to_all(block->mesh->user, share->ep_axis, b->out_slots, b->send_bytes, b->returned,
-                                   b->receive_bytes, run->error);
+    mb_run_trace_mesh(run, "all_to_all", share->ep_axis, given);
+    MB_TRY(mb_run_start(run, exchange));
+    MB_TRY(mb_run_finish(run, exchange));
+    for (int i = 0; i < share->ep && !mb_run_failed(run); i++) {
+        const struct mb_peer *peer = &exchange->peers[i];
+        if (i == share->ep_index || peer->received == peer->capacity) continue;
+        moeblock_error error;
+        mb_fail(&error, MOEBLOCK_MISMATCH,
+                "combining: rank %d of axis %d returned %" PRId64 " outputs, expected %" PRId64 "%s", i, share->ep_axis,
+                peer->rows, place[i + 1] - place[i],
+                replicated ? "; with replicated_batch_mode all rows of the mesh must hold the same tokens" : "");
+        MB_TRY(mb_run_fail(run, &error));
+    }
+    return MOEBLOCK_OK;
 }
 
 static void add_returned(struct mb_run *run, float *sum, int64_t place, float weight)
@@ -112,7 +131,8 @@ moeblock_status mb_cpu_combine(struct mb_run *run)
     MB_TRY(mb_each(run, tiles, sum_task));
     // A latent's norm needs whole rows.
     if (run->set->latent && block->share.tp > 1)
-        MB_TRY(mb_gather_columns(run, b->routed, run->n, block->config->latent_size, sizeof(float), b->routed_all,
-                                 b->routed_full, b->send_bytes));
+        MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_WHOLE_ROWS, b->routed, run->n,
+                                                          run->workspace->tokens, block->config->latent_size,
+                                                          sizeof(float), b->routed_all, b->routed_full}));
     return mb_each(run, tiles, lift_task);
 }

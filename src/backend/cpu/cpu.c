@@ -2,6 +2,8 @@
 // The CPU backend's table, and the helpers that its steps share.
 #include "backend/cpu/cpu.h"
 
+#include <inttypes.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "base/arith.h"
@@ -21,6 +23,8 @@ const struct mb_backend mb_backend_cpu = {
     .route = mb_cpu_route,
     .dispatch = mb_cpu_dispatch,
     .compute_experts = mb_cpu_compute_experts,
+    .receive = mb_cpu_receive,
+    .compute_received = mb_cpu_compute_received,
     .compute_shared = mb_cpu_compute_shared,
     .combine = mb_cpu_combine,
     .add_shared = mb_cpu_add_shared,
@@ -34,12 +38,6 @@ void mb_cpu_begin(struct mb_run *run)
     if (bytes) memset(mb_buffers_of(run)->carry, 0, bytes);
 }
 
-size_t mb_record_bytes(const moeblock_block *block, const struct mb_weight_set *set, int64_t k)
-{
-    const size_t row = mb_row_bytes(set, block->routed_width);
-    return mb_round_up(row, 8) + mb_round_up((size_t)k * (sizeof(int32_t) + sizeof(float)), 8);
-}
-
 int64_t mb_slots_most(const moeblock_block *block, int64_t rows, int64_t k)
 {
     return rows * mb_min(k, block->share.owned);
@@ -48,27 +46,70 @@ int64_t mb_slots_most(const moeblock_block *block, int64_t rows, int64_t k)
 struct each {
     struct mb_run *run;
     mb_step_task task;
+    pthread_t caller;
 };
+
+// Only the thread that called the block talks to the mesh: between its tasks it moves what is under way.
+static void poke(const struct each *each)
+{
+    struct mb_run *run = each->run;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    if (!run->travelling || !pthread_equal(pthread_self(), each->caller)) return;
+    if (mb_exchange_poke(run->travelling, &error) != MOEBLOCK_OK) mb_run_fail(run, &error);
+}
+
+// Whether the flow goes on: on a mesh that lives, always.
+static moeblock_status stay(const struct mb_run *run)
+{
+    const moeblock_mesh *mesh = run->block->mesh;
+    return mesh && !mesh->dead ? MOEBLOCK_OK : (moeblock_status)atomic_load(&run->failed);
+}
+
+moeblock_status mb_run_fail(struct mb_run *run, const moeblock_error *error)
+{
+    int none = MOEBLOCK_OK;
+    if (atomic_compare_exchange_strong(&run->failed, &none, (int)error->code)) *run->error = *error;
+    return stay(run);
+}
 
 static void each_task(void *argument, int64_t index, int worker)
 {
     const struct each *each = argument;
     struct mb_run *run = each->run;
-    if (atomic_load_explicit(&run->failed, memory_order_relaxed) != MOEBLOCK_OK) return;
+    if (mb_run_failed(run)) return;
     moeblock_error error = {MOEBLOCK_OK, ""};
     const uint64_t mode = mb_flush_begin();
-    const moeblock_status status = each->task(run, index, worker, &error);
+    error.code = each->task(run, index, worker, &error);
     mb_flush_end(mode);
-    int none = MOEBLOCK_OK;
-    if (status == MOEBLOCK_OK || !atomic_compare_exchange_strong(&run->failed, &none, (int)status)) return;
-    if (run->error) *run->error = error;
+    if (error.code != MOEBLOCK_OK) mb_run_fail(run, &error);
+    poke(each);
 }
 
 moeblock_status mb_each(struct mb_run *run, int64_t count, mb_step_task task)
 {
-    struct each each = {run, task};
+    struct each each = {run, task, pthread_self()};
     mb_parallel(run->block->context, count, each_task, &each);
-    return (moeblock_status)atomic_load(&run->failed);
+    return stay(run);
+}
+
+moeblock_status mb_run_start(struct mb_run *run, struct mb_exchange *exchange)
+{
+    return mb_exchange_start(exchange, (moeblock_status)atomic_load(&run->failed), run->origin, run->error);
+}
+
+moeblock_status mb_run_finish(struct mb_run *run, struct mb_exchange *exchange)
+{
+    MB_TRY(mb_exchange_finish(exchange, run->error));
+    if (exchange->status == MOEBLOCK_OK || mb_run_failed(run)) return MOEBLOCK_OK;
+    atomic_store(&run->failed, (int)exchange->status);
+    run->origin = exchange->origin;
+    return MOEBLOCK_OK;
+}
+
+void mb_run_trace_mesh(const struct mb_run *run, const char *what, int axis, size_t bytes)
+{
+    const moeblock_mesh *mesh = run->block->mesh;
+    if (mesh && mesh->trace) mesh->trace(mesh->trace_user, what, axis, bytes);
 }
 
 moeblock_status mb_kind_status(const char *what, const struct mb_registered *kind, const char *call,
@@ -82,23 +123,46 @@ moeblock_status mb_kind_status(const char *what, const struct mb_registered *kin
     return status;
 }
 
-moeblock_status mb_gather_columns(struct mb_run *run, const void *part, int64_t rows, int64_t total, size_t element,
-                                  void *all, void *whole, size_t *bytes_per_rank)
+static moeblock_status uneven_columns(struct mb_run *run, int index, int64_t found, int64_t expected)
+{
+    moeblock_error error;
+    mb_fail(&error, MOEBLOCK_MISMATCH,
+            "gathering columns: rank %d of axis %d has %" PRId64 " rows, this rank %" PRId64
+            "; all tensor-parallel ranks must hold the same tokens",
+            index, run->block->share.tp_axis, found, expected);
+    return mb_run_fail(run, &error);
+}
+
+moeblock_status mb_gather_columns(struct mb_run *run, const struct mb_gather *g)
 {
     const struct mb_share *share = &run->block->share;
-    const moeblock_mesh *mesh = run->block->mesh;
+    struct mb_exchange *exchange = mb_exchange_begin(run->block->mesh, share->tp_axis, g->step);
     int64_t begin, end;
+    mb_share_columns(share, g->total, share->tp_index, &begin, &end);
+    const size_t own = (size_t)(end - begin) * g->element;
+    // Room for the most rows of each rank, so that one that has other rows than this one can be told.
     for (int i = 0; i < share->tp; i++) {
-        mb_share_columns(share, total, i, &begin, &end);
-        bytes_per_rank[i] = (size_t)(rows * (end - begin)) * element;
+        struct mb_peer *peer = &exchange->peers[i];
+        mb_share_columns(share, g->total, i, &begin, &end);
+        peer->send = g->part;
+        peer->send_bytes = (size_t)g->rows * own;
+        peer->send_rows = g->rows;
+        peer->receive = (char *)g->all + (size_t)(g->most * begin) * g->element;
+        peer->capacity = (size_t)(g->most * (end - begin)) * g->element;
     }
-    MB_TRY(mesh->all_gather(mesh->user, share->tp_axis, part, bytes_per_rank, all, run->error));
-    const char *from = all;
-    for (int i = 0; i < share->tp; i++) {
-        mb_share_columns(share, total, i, &begin, &end);
-        const size_t run_bytes = (size_t)(end - begin) * element;
-        for (int64_t r = 0; r < rows; r++, from += run_bytes)
-            memcpy((char *)whole + (size_t)(r * total + begin) * element, from, run_bytes);
+    memcpy(exchange->peers[share->tp_index].receive, g->part, mb_run_failed(run) ? 0 : (size_t)g->rows * own);
+    mb_run_trace_mesh(run, "all_gather", share->tp_axis, (size_t)g->rows * own);
+    MB_TRY(mb_run_start(run, exchange));
+    MB_TRY(mb_run_finish(run, exchange));
+    for (int i = 0; i < share->tp && !mb_run_failed(run); i++) {
+        const struct mb_peer *peer = &exchange->peers[i];
+        mb_share_columns(share, g->total, i, &begin, &end);
+        const size_t bytes = (size_t)(end - begin) * g->element;
+        if (i != share->tp_index && (peer->received != (size_t)g->rows * bytes || peer->rows != g->rows))
+            return uneven_columns(run, i, peer->rows, g->rows);
+        const char *from = peer->receive;
+        for (int64_t r = 0; r < g->rows; r++, from += bytes)
+            memcpy((char *)g->whole + (size_t)(r * g->total + begin) * g->element, from, bytes);
     }
     return MOEBLOCK_OK;
 }

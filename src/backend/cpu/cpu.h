@@ -14,8 +14,14 @@ enum { MB_WIDEST_ROW = 1 << 20 }; // largest hidden or intermediate size of a co
 // One row for one expert, in the order expert, then row.
 struct mb_slot {
     int64_t row;  // among the arrived rows
-    int64_t home; // token * k + j at the row's home (ep == 1), else the place in the returned buffer
+    int64_t home; // place among the outputs, in the order in which its row asked
     float weight; // what multiplies the expert's output (1 when it went to the input)
+};
+
+// What a row asks of one expert.
+struct mb_choice {
+    int32_t id;
+    float weight;
 };
 
 // A unit of work: columns [c0, c1) of one expert's activations (inner), or of all experts' outputs (outer).
@@ -42,25 +48,30 @@ struct mb_buffers {
     uint8_t *seen;  // per worker: one flag per class
     void *carry;    // of a router that counts tokens, through all passes of a forward
 
-    char *send, *receive;               // ep > 1: row records out and in
-    int64_t *record_token;              // [sum of records] token of each sent record, by destination
-    size_t *send_bytes, *receive_bytes; // [ep]; send_bytes also [tp] for gathers
-    int64_t *send_rows, *receive_rows;  // [ep]
-    void *out_slots, *returned;         // ep > 1: expert outputs of arrived slots; those of own tokens
-    int64_t *return_place;              // [n][k] index of a slot's output in `returned`, -1: none
+    // ep > 1: a parcel to each other rank, from each other rank (parcel_most bytes apart), and the outputs of its slots
+    // on their way home.
+    char *send, *receive;
+    size_t parcel_most;
+    int64_t *received_pairs;    // [ep]
+    void *out_slots, *returned; // outputs of arrived slots; of the slots of own tokens, by rank of the expert
+    int64_t *place_begin;       // [ep + 1] first output of each rank in `returned`
+    int64_t *return_place;      // [n][k] a slot's output in `returned`, -1: none
+    void *outputs;              // where the slots at hand deliver: `out_slots`, or this rank's part of `returned`
 
-    const char **arrived_row;      // [a] rows in elements of the routed width
-    const int32_t **arrived_ids;   // [a] k ids of each arrived row
-    const float **arrived_weights; // [a]
-    int64_t *expert_begin;         // [e1 - e0 + 1] first slot of each expert of the range
-    struct mb_slot *slot;          // [s]
-    const void **slot_row;         // [s] input row of each slot
-    void *scaled;                  // [s] rows of D times weights, when weights go to the input
-    void *activation;              // [s][I] elements
-    void *activation_part;         // [s][own I]; tp > 1
-    void *activation_all;          // gathered parts; tp > 1
-    void *activation_integers;     // [s] rows of I, INT16 only: elsewhere activations are rows
-    const void **activation_row;   // [s]
+    struct mb_choice *own_pairs;            // [n][min(k, owned)]
+    const char **arrived_row;               // [a] rows in elements of the routed width
+    const struct mb_choice **arrived_pairs; // [a] what each arrived row asks of this rank's experts
+    int32_t *arrived_count;                 // [a] how many
+    int64_t *expert_begin;                  // [e1 - e0 + 1] first slot of each expert of the range
+    int64_t slots_most;                     // s
+    struct mb_slot *slot;                   // [s]
+    const void **slot_row;                  // [s] input row of each slot
+    void *scaled;                           // [s] rows of D times weights, when weights go to the input
+    void *activation;                       // [s][I] elements
+    void *activation_part;                  // [s][own I]; tp > 1
+    void *activation_all;                   // gathered parts; tp > 1
+    void *activation_integers;              // [s] rows of I, INT16 only: elsewhere activations are rows
+    const void **activation_row;            // [s]
 
     const void **token_row;         // [n] rows of the shared expert
     void *shared_activation;        // [n][Is]
@@ -99,7 +110,7 @@ static inline int64_t mb_tile_columns(const moeblock_expert_class *kind, const v
 
 static inline struct mb_buffers *mb_buffers_of(const struct mb_run *run) { return run->workspace->buffers; }
 
-// Whether an id of an arrived row is computed on this rank. Rows from other ranks carry -1 for all other ids.
+// Whether this rank computes an expert.
 static inline bool mb_computed_here(const struct mb_run *run, int32_t id)
 {
     return id >= 0 && id < mb_all_experts(run->block->config) && run->block->owns[id];
@@ -122,8 +133,6 @@ static inline size_t mb_output_bytes(const struct mb_weight_set *set)
     return set->compute == MOEBLOCK_COMPUTE_F32 ? 4 : 2;
 }
 
-// Bytes of a row record on its way to another rank: the row, its ids, its weights.
-size_t mb_record_bytes(const moeblock_block *block, const struct mb_weight_set *set, int64_t k);
 // Bytes that the router carries from pass to pass.
 size_t mb_carry_bytes(const moeblock_block *block);
 // Columns of the router's logits; 0 when it selects from x alone.
@@ -145,10 +154,25 @@ static inline char *mb_scratch(const struct mb_run *run, int worker)
     return buffers->scratch + (size_t)worker * buffers->scratch_bytes;
 }
 
-// Gathers [rows][own columns] of every TP rank into [rows][total]; `all` holds the parts on the way. `element` bytes
-// each.
-moeblock_status mb_gather_columns(struct mb_run *run, const void *part, int64_t rows, int64_t total, size_t element,
-                                  void *all, void *whole, size_t *bytes_per_rank);
+// Gathers [rows][own columns] of every TP rank into [rows][total] elements at `whole`, which may be `part`; `all` holds
+// the parts on the way and has room for `most` rows.
+struct mb_gather {
+    moeblock_traffic_step step;
+    const void *part;
+    int64_t rows, most, total;
+    size_t element;
+    void *all, *whole;
+};
+moeblock_status mb_gather_columns(struct mb_run *run, const struct mb_gather *gather);
+
+// A failure of this rank on a mesh is no reason to leave the flow: the run goes on without computing, its headers tell
+// the others, and all of them return the same error at the end. mb_run_fail keeps the first failure and returns OK on a
+// mesh that lives, the failure's status otherwise.
+moeblock_status mb_run_fail(struct mb_run *run, const moeblock_error *error);
+// An exchange with the run's status in its headers; what others report becomes the run's failure.
+moeblock_status mb_run_start(struct mb_run *run, struct mb_exchange *exchange);
+moeblock_status mb_run_finish(struct mb_run *run, struct mb_exchange *exchange);
+void mb_run_trace_mesh(const struct mb_run *run, const char *what, int axis, size_t bytes);
 
 // n floats as a row of experts, in BF16 and INT16 (in F32 they are one).
 void mb_to_row(const struct mb_run *run, void *row, const float *from, int64_t n);
@@ -173,6 +197,8 @@ moeblock_status mb_cpu_gather_input(struct mb_run *run);
 moeblock_status mb_cpu_route(struct mb_run *run);
 moeblock_status mb_cpu_dispatch(struct mb_run *run);
 moeblock_status mb_cpu_compute_experts(struct mb_run *run);
+moeblock_status mb_cpu_receive(struct mb_run *run);
+moeblock_status mb_cpu_compute_received(struct mb_run *run);
 moeblock_status mb_cpu_compute_shared(struct mb_run *run);
 moeblock_status mb_cpu_combine(struct mb_run *run);
 moeblock_status mb_cpu_add_shared(struct mb_run *run);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Third step: which rows this rank's experts compute on. With expert parallelism each row travels at most once to a
-// rank that owns one of its experts, with its ids and weights. Then a counting sort of the (row, expert) pairs by
-// expert.
+// rank that owns one of its experts, with the ids and weights of the experts there; own rows are ready at once, the
+// others when they have arrived. Then a counting sort of the (row, expert) pairs by expert.
+#include <inttypes.h>
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
 #include "base/arith.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 static const char *own_row(const struct mb_run *run, int64_t token)
@@ -15,86 +17,148 @@ static const char *own_row(const struct mb_run *run, int64_t token)
     return (const char *)rows + (size_t)token * mb_row_bytes(run->set, run->block->routed_width);
 }
 
+// The pairs of own rows with own experts.
 static void take_own_rows(struct mb_run *run)
 {
     struct mb_buffers *b = mb_buffers_of(run);
+    struct mb_choice *pair = b->own_pairs;
     run->arrived = run->n;
     for (int64_t t = 0; t < run->n; t++) {
         b->arrived_row[t] = own_row(run, t);
-        b->arrived_ids[t] = b->ids + t * run->k;
-        b->arrived_weights[t] = b->weights + t * run->k;
+        b->arrived_pairs[t] = pair;
+        for (int64_t j = t * run->k; j < (t + 1) * run->k; j++)
+            if (mb_share_rank(run->block, b->ids[j]) == run->block->share.ep_index)
+                *pair++ = (struct mb_choice){b->ids[j], b->weights[j]};
+        b->arrived_count[t] = (int32_t)(pair - b->arrived_pairs[t]);
     }
 }
 
-static bool goes_to(const struct mb_run *run, int64_t token, int rank)
+// Where each slot's output will lie when it is back: by rank of its expert, tokens and slots ascending.
+static void place_returns(struct mb_run *run)
 {
-    const int32_t *ids = mb_buffers_of(run)->ids + token * run->k;
-    for (int64_t j = 0; j < run->k; j++)
-        if (mb_share_rank(run->block, ids[j]) == rank) return true;
-    return false;
-}
-
-// Records by destination, tokens ascending, with the ids that are computed there and -1 for the others; also where each
-// slot's output will lie when it comes back.
-static void fill_records(struct mb_run *run)
-{
-    const moeblock_block *block = run->block;
     struct mb_buffers *b = mb_buffers_of(run);
-    const size_t row = mb_row_bytes(run->set, block->routed_width);
-    const size_t record = mb_record_bytes(block, run->set, run->k), ids_at = mb_round_up(row, 8);
-    const size_t ids_bytes = (size_t)run->k * sizeof(int32_t);
-    for (int64_t i = 0; i < run->n * run->k; i++) b->return_place[i] = -1;
-    int64_t place = 0, sent = 0;
-    for (int rank = 0; rank < block->share.ep; rank++) {
-        const int64_t before = sent;
-        for (int64_t t = 0; t < run->n; t++) {
-            if (!goes_to(run, t, rank)) continue;
-            char *to = b->send + (size_t)sent * record;
-            memset(to + ids_at, 0, record - ids_at);
-            memcpy(to, own_row(run, t), row);
-            memcpy(to + ids_at + ids_bytes, b->weights + t * run->k, (size_t)run->k * sizeof(float));
-            b->record_token[sent++] = t;
-            int32_t *there = (int32_t *)(void *)(to + ids_at);
-            for (int64_t j = 0; j < run->k; j++) {
-                const int64_t slot = t * run->k + j;
-                const bool goes = mb_share_rank(run->block, b->ids[slot]) == rank;
-                there[j] = goes ? b->ids[slot] : -1;
-                if (goes) b->return_place[slot] = place++;
-            }
-        }
-        b->send_rows[rank] = sent - before;
+    const int ep = run->block->share.ep;
+    memset(b->place_begin, 0, (size_t)(ep + 1) * sizeof *b->place_begin);
+    for (int64_t i = 0; i < run->n * run->k; i++) {
+        const int owner = mb_share_rank(run->block, b->ids[i]);
+        b->return_place[i] = owner < 0 ? -1 : b->place_begin[owner + 1]++;
     }
+    for (int i = 0; i < ep; i++) b->place_begin[i + 1] += b->place_begin[i];
+    for (int64_t i = 0; i < run->n * run->k; i++)
+        if (b->return_place[i] >= 0) b->return_place[i] += b->place_begin[mb_share_rank(run->block, b->ids[i])];
 }
 
-static moeblock_status exchange_rows(struct mb_run *run)
+// Pairs of token t for `rank`, written to `pairs` unless that is NULL; how many.
+static int32_t pairs_for(const struct mb_run *run, int64_t t, int rank, struct mb_choice *pairs)
+{
+    const struct mb_buffers *b = mb_buffers_of(run);
+    int32_t count = 0;
+    for (int64_t j = t * run->k; j < (t + 1) * run->k; j++) {
+        if (mb_share_rank(run->block, b->ids[j]) != rank) continue;
+        if (pairs) pairs[count] = (struct mb_choice){b->ids[j], b->weights[j]};
+        count++;
+    }
+    return count;
+}
+
+// One parcel: rows, then how many pairs each has, then the pairs.
+static size_t counts_at(const struct mb_run *run, int64_t rows)
+{
+    const size_t row = mb_row_bytes(run->set, run->block->routed_width);
+    return mb_round_up((size_t)rows * row, sizeof(int32_t));
+}
+
+static size_t parcel_bytes(const struct mb_run *run, int64_t rows, int64_t pairs)
+{
+    return counts_at(run, rows) + (size_t)rows * sizeof(int32_t) + (size_t)pairs * sizeof(struct mb_choice);
+}
+
+static void pack_parcel(struct mb_run *run, int rank, char *to, struct mb_peer *peer)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const size_t row = mb_row_bytes(run->set, run->block->routed_width);
+    int64_t rows = 0;
+    for (int64_t t = 0; t < run->n; t++) rows += pairs_for(run, t, rank, NULL) > 0;
+    int32_t *count = (int32_t *)(void *)(to + counts_at(run, rows));
+    struct mb_choice *pair = (struct mb_choice *)(void *)(count + rows);
+    char *next = to;
+    for (int64_t t = 0; t < run->n; t++) {
+        const int32_t pairs = pairs_for(run, t, rank, pair);
+        if (!pairs) continue;
+        memcpy(next, own_row(run, t), row);
+        next += row;
+        *count++ = pairs;
+        pair += pairs;
+    }
+    const int64_t total = b->place_begin[rank + 1] - b->place_begin[rank];
+    peer->send = to;
+    peer->send_rows = rows;
+    peer->send_bytes = rows ? parcel_bytes(run, rows, total) : 0;
+    struct mb_exchange *exchange = run->travelling;
+    moeblock_traffic *traffic = &exchange->mesh->traffic[exchange->axis][(int)exchange->step * exchange->count + rank];
+    traffic->bound_sent += (uint64_t)rows * (row + sizeof(int32_t)) + (uint64_t)total * sizeof(struct mb_choice) +
+                           sizeof(struct mb_header);
+}
+
+// Starts all rows on their way. A run that has failed sends headers alone.
+static moeblock_status send_rows(struct mb_run *run)
 {
     const moeblock_block *block = run->block;
-    const moeblock_mesh *mesh = block->mesh;
     struct mb_buffers *b = mb_buffers_of(run);
-    const int ep = block->share.ep, axis = block->share.ep_axis;
-    const size_t record = mb_record_bytes(block, run->set, run->k);
-    for (int i = 0; i < ep; i++) b->send_bytes[i] = b->receive_bytes[i] = sizeof(int64_t);
-    MB_TRY(
-        mesh->all_to_all(mesh->user, axis, b->send_rows, b->send_bytes, b->receive_rows, b->receive_bytes, run->error));
-    run->arrived = 0;
+    const int ep = block->share.ep;
+    const bool failed = mb_run_failed(run);
+    struct mb_exchange *exchange = mb_exchange_begin(block->mesh, block->share.ep_axis, MOEBLOCK_TRAFFIC_DISPATCH);
+    run->travelling = exchange;
+    char *to = b->send;
+    size_t given = 0;
     for (int i = 0; i < ep; i++) {
-        if (b->receive_rows[i] < 0 || b->receive_rows[i] > run->workspace->tokens)
-            return mb_fail(run->error, MOEBLOCK_MISMATCH,
-                           "dispatching rows: rank %d of axis %d announces %lld rows, expected 0 to %lld", i, axis,
-                           (long long)b->receive_rows[i], (long long)run->workspace->tokens);
-        b->send_bytes[i] = (size_t)b->send_rows[i] * record;
-        b->receive_bytes[i] = (size_t)b->receive_rows[i] * record;
-        run->arrived += b->receive_rows[i];
+        struct mb_peer *peer = &exchange->peers[i];
+        if (i == block->share.ep_index) continue;
+        if (!failed && !block->config->replicated_batch) pack_parcel(run, i, to, peer);
+        to += mb_round_up(peer->send_bytes, 64);
+        given += peer->send_bytes;
+        peer->receive = b->receive + (size_t)i * b->parcel_most;
+        peer->capacity = b->parcel_most;
     }
-    MB_TRY(mesh->all_to_all(mesh->user, axis, b->send, b->send_bytes, b->receive, b->receive_bytes, run->error));
-    const size_t ids_at = mb_round_up(mb_row_bytes(run->set, block->routed_width), 8);
-    for (int64_t r = 0; r < run->arrived; r++) {
-        const char *from = b->receive + (size_t)r * record;
-        b->arrived_row[r] = from;
-        b->arrived_ids[r] = (const int32_t *)(const void *)(from + ids_at);
-        b->arrived_weights[r] = (const float *)(const void *)(from + ids_at + (size_t)run->k * sizeof(int32_t));
+    mb_run_trace_mesh(run, "all_to_all", block->share.ep_axis, given);
+    return mb_run_start(run, exchange);
+}
+
+static moeblock_status bad_parcel(struct mb_run *run, int rank, const struct mb_peer *peer)
+{
+    moeblock_error error;
+    mb_fail(&error, MOEBLOCK_MISMATCH,
+            "dispatching rows: rank %d of axis %d sent %" PRId64
+            " rows in %zu bytes whose counts or experts do not fit",
+            rank, run->block->share.ep_axis, peer->rows, peer->received);
+    return mb_run_fail(run, &error);
+}
+
+// Rows of one parcel join the arrived ones.
+static moeblock_status unpack_parcel(struct mb_run *run, int rank, const struct mb_peer *peer)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const int64_t rows = peer->rows;
+    const size_t row = mb_row_bytes(run->set, run->block->routed_width);
+    if (rows == 0 && peer->received == 0) return MOEBLOCK_OK;
+    if (rows < 0 || rows > run->workspace->tokens || peer->received < parcel_bytes(run, rows, 0))
+        return bad_parcel(run, rank, peer);
+    const char *from = peer->receive;
+    const int32_t *count = (const int32_t *)(const void *)(from + counts_at(run, rows));
+    const struct mb_choice *pair = (const struct mb_choice *)(const void *)(count + rows);
+    const int64_t pairs = (int64_t)((peer->received - parcel_bytes(run, rows, 0)) / sizeof *pair);
+    int64_t seen = 0;
+    for (int64_t r = 0; r < rows; r++, run->arrived++) {
+        if (count[r] < 0 || count[r] > pairs - seen) return bad_parcel(run, rank, peer);
+        b->arrived_row[run->arrived] = from + (size_t)r * row;
+        b->arrived_pairs[run->arrived] = pair + seen;
+        b->arrived_count[run->arrived] = count[r];
+        seen += count[r];
     }
-    return MOEBLOCK_OK;
+    bool fits = parcel_bytes(run, rows, pairs) == peer->received && seen == pairs;
+    for (int64_t i = 0; fits && i < pairs; i++) fits = mb_computed_here(run, pair[i].id);
+    b->received_pairs[rank] = pairs;
+    return fits ? MOEBLOCK_OK : bad_parcel(run, rank, peer);
 }
 
 // Slots by expert, rows ascending within each.
@@ -106,20 +170,17 @@ static void sort_slots(struct mb_run *run)
     memset(b->expert_begin, 0, (size_t)(range + 1) * sizeof *b->expert_begin);
     run->slots = 0;
     for (int64_t r = 0; r < run->arrived; r++) {
-        for (int64_t j = 0; j < run->k; j++) {
-            if (!mb_computed_here(run, b->arrived_ids[r][j])) continue;
-            b->expert_begin[b->arrived_ids[r][j] - block->share.e0 + 1]++;
-            run->slots++;
-        }
+        run->slots += b->arrived_count[r];
+        for (int32_t i = 0; i < b->arrived_count[r]; i++)
+            b->expert_begin[b->arrived_pairs[r][i].id - block->share.e0 + 1]++;
     }
     for (int64_t e = 0; e < range; e++) b->expert_begin[e + 1] += b->expert_begin[e];
     int64_t arrival = 0;
     for (int64_t r = 0; r < run->arrived; r++) {
-        for (int64_t j = 0; j < run->k; j++) {
-            const int32_t id = b->arrived_ids[r][j];
-            if (!mb_computed_here(run, id)) continue;
-            const int64_t at = b->expert_begin[id - block->share.e0]++;
-            b->slot[at] = (struct mb_slot){r, arrival++, b->arrived_weights[r][j]};
+        for (int32_t i = 0; i < b->arrived_count[r]; i++) {
+            const struct mb_choice pair = b->arrived_pairs[r][i];
+            const int64_t at = b->expert_begin[pair.id - block->share.e0]++;
+            b->slot[at] = (struct mb_slot){r, arrival++, pair.weight};
             b->slot_row[at] = b->arrived_row[r];
         }
     }
@@ -128,16 +189,47 @@ static void sort_slots(struct mb_run *run)
     b->expert_begin[0] = 0;
 }
 
+static size_t output_bytes(const struct mb_run *run)
+{
+    return (size_t)(run->block->share.d1 - run->block->share.d0) * mb_output_bytes(run->set);
+}
+
 moeblock_status mb_cpu_dispatch(struct mb_run *run)
 {
+    struct mb_buffers *b = mb_buffers_of(run);
+    const struct mb_share *share = &run->block->share;
     if (!run->block->config->routed_enabled) return MOEBLOCK_OK;
-    if (run->block->share.ep == 1) {
-        take_own_rows(run);
-    } else {
-        fill_records(run);
-        MB_TRY(exchange_rows(run));
+    if (share->ep > 1) {
+        place_returns(run);
+        MB_TRY(send_rows(run));
+        b->outputs = (char *)b->returned + (size_t)b->place_begin[share->ep_index] * output_bytes(run);
     }
+    take_own_rows(run);
+    if (mb_run_failed(run)) run->arrived = 0; // ids may be anything
     sort_slots(run);
     mb_run_trace(run, "dispatch", run->arrived, run->slots);
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_cpu_receive(struct mb_run *run)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    struct mb_exchange *exchange = run->travelling;
+    run->arrived = run->slots = 0;
+    if (!exchange) return MOEBLOCK_OK;
+    const double asked = mb_seconds();
+    run->travelling = NULL;
+    MB_TRY(mb_run_finish(run, exchange));
+    moeblock_mesh *mesh = run->block->mesh;
+    mesh->travel_seconds += exchange->ended - exchange->started;
+    mesh->hidden_seconds += (exchange->ended < asked ? exchange->ended : asked) - exchange->started;
+    for (int i = 0; i < exchange->count && !mb_run_failed(run); i++) {
+        b->received_pairs[i] = 0;
+        if (i != exchange->index) MB_TRY(unpack_parcel(run, i, &exchange->peers[i]));
+    }
+    if (mb_run_failed(run)) run->arrived = 0;
+    b->outputs = b->out_slots;
+    sort_slots(run);
+    mb_run_trace(run, "receive", run->arrived, run->slots);
     return MOEBLOCK_OK;
 }

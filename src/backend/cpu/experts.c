@@ -90,11 +90,13 @@ static moeblock_status gather_activations(struct mb_run *run, bool routed, bool 
     const size_t element = mb_element_bytes(run->set);
     const bool gathers = run->block->share.tp > 1;
     if (routed && gathers && routed_of(run)->splits)
-        MB_TRY(mb_gather_columns(run, b->activation_part, run->slots, config->routed.intermediate_size, element,
-                                 b->activation_all, b->activation, b->send_bytes));
+        MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_ACTIVATIONS, b->activation_part, run->slots,
+                                                          b->slots_most, config->routed.intermediate_size, element,
+                                                          b->activation_all, b->activation}));
     if (shared && gathers)
-        MB_TRY(mb_gather_columns(run, b->shared_part, run->n, config->shared.intermediate_size, element, b->shared_all,
-                                 b->shared_activation, b->send_bytes));
+        MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_ACTIVATIONS, b->shared_part, run->n,
+                                                          run->workspace->tokens, config->shared.intermediate_size,
+                                                          element, b->shared_all, b->shared_activation}));
     const size_t routed_bytes = (size_t)config->routed.intermediate_size * element;
     const size_t shared_bytes = (size_t)config->shared.intermediate_size * element;
     for (int64_t s = 0; routed && s < run->slots; s++)
@@ -148,9 +150,9 @@ static void deliver(struct mb_run *run, int64_t s0, int64_t m, const float *tile
         if (share->ep == 1) {
             kernels->accumulate(b->routed + slot->row * own + at, out, slot->weight, n);
         } else if (mb_output_bytes(run->set) == sizeof(uint16_t)) {
-            kernels->to_bf16((uint16_t *)b->out_slots + slot->home * own + at, out, n);
+            kernels->to_bf16((uint16_t *)b->outputs + slot->home * own + at, out, n);
         } else {
-            memcpy((float *)b->out_slots + slot->home * own + at, out, (size_t)n * sizeof *out);
+            memcpy((float *)b->outputs + slot->home * own + at, out, (size_t)n * sizeof *out);
         }
     }
 }
@@ -253,13 +255,22 @@ static moeblock_status run_phases(struct mb_run *run, bool routed, bool shared)
 
 static bool runs_shared(const struct mb_run *run) { return run->set->shared && !run->given_ids; }
 
+static moeblock_status compute_slots(struct mb_run *run, bool shared)
+{
+    if (run->block->config->router.apply_weight == MB_APPLY_INPUT)
+        MB_TRY(mb_each(run, mb_ceil_div(run->slots, MB_TASK_TOKENS), scale_task));
+    return run_phases(run, true, shared);
+}
+
 moeblock_status mb_cpu_compute_experts(struct mb_run *run)
 {
     const moeblock_config *config = run->block->config;
-    if (!config->routed_enabled) return MOEBLOCK_OK;
-    if (config->router.apply_weight == MB_APPLY_INPUT)
-        MB_TRY(mb_each(run, mb_ceil_div(run->slots, MB_TASK_TOKENS), scale_task));
-    return run_phases(run, true, runs_shared(run) && config->parallel_with_moe);
+    return config->routed_enabled ? compute_slots(run, runs_shared(run) && config->parallel_with_moe) : MOEBLOCK_OK;
+}
+
+moeblock_status mb_cpu_compute_received(struct mb_run *run)
+{
+    return run->block->config->routed_enabled && run->block->share.ep > 1 ? compute_slots(run, false) : MOEBLOCK_OK;
 }
 
 moeblock_status mb_cpu_compute_shared(struct mb_run *run)

@@ -18,8 +18,8 @@ static moeblock_status gather_shards(struct mb_run *run)
     const size_t own = (size_t)(block->share.h1 - block->share.h0) * element;
     for (int64_t t = 0; t < run->n; t++) memcpy(b->x_mine + (size_t)t * own, mb_array_row(x, run->first + t), own);
     // Travels in x's own dtype. x_all receives the parts; x_mine, no longer needed, then holds whole rows.
-    return mb_gather_columns(run, b->x_mine, run->n, block->config->hidden_size, element, b->x_all, b->x_mine,
-                             b->send_bytes);
+    return mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_INPUT, b->x_mine, run->n, run->workspace->tokens,
+                                                      block->config->hidden_size, element, b->x_all, b->x_mine});
 }
 
 // The second tensor of token t: floats, and elements where the shared expert reads it.

@@ -19,7 +19,7 @@ static bool prefers_int16(const moeblock_block *block, moeblock_weights *weights
     static const enum mb_projection maps[] = {MB_PROJ_GATE,      MB_PROJ_UP,          MB_PROJ_DOWN,
                                               MB_PROJ_SHARED_UP, MB_PROJ_SHARED_GATE, MB_PROJ_SHARED_DOWN,
                                               MB_PROJ_LATENT_UP, MB_PROJ_LATENT_DOWN};
-    if (block->mesh->rows * block->mesh->columns > 1 || block->config->second.count) return false;
+    if ((block->mesh && block->mesh->size > 1) || block->config->second.count) return false;
     if (!mb_kernels_prefer_int16()) return false;
     for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
         struct mb_matrix matrix;

@@ -40,7 +40,8 @@ moeblock_status mb_cpu_norm_output(struct mb_run *run)
     struct mb_buffers *b = mb_buffers_of(run);
     if (!run->set->out_norm || run->given_ids) return MOEBLOCK_OK;
     if (run->block->share.tp > 1)
-        MB_TRY(mb_gather_columns(run, b->lifted, run->n, run->block->config->hidden_size, sizeof(float), b->y_all,
-                                 b->y_mine, b->send_bytes));
+        MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_WHOLE_ROWS, b->lifted, run->n,
+                                                          run->workspace->tokens, run->block->config->hidden_size,
+                                                          sizeof(float), b->y_all, b->y_mine}));
     return mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), norm_task);
 }

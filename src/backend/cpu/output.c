@@ -39,6 +39,12 @@ moeblock_status mb_cpu_add_shared(struct mb_run *run)
     return mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), shared_task);
 }
 
+// Whether the columns of y are gathered: x was replicated, and so is y.
+static bool gathers(const struct mb_run *run)
+{
+    return run->block->share.tp > 1 && run->sharding == MOEBLOCK_REPLICATED;
+}
+
 // Converts own columns: straight into y, or packed for the mesh.
 static moeblock_status convert_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
 {
@@ -49,35 +55,28 @@ static moeblock_status convert_task(struct mb_run *run, int64_t index, int worke
     const int64_t own = share->h1 - share->h0, end = mb_min(run->n, (index + 1) * MB_TASK_TOKENS);
     const size_t row = (size_t)own * moeblock_dtype_bytes(y->dtype);
     for (int64_t t = index * MB_TASK_TOKENS; t < end; t++) {
-        void *to = share->tp > 1 ? b->y_mine + (size_t)t * row : mb_array_row(y, run->first + t);
+        void *to = gathers(run) ? b->y_mine + (size_t)t * row : mb_array_row(y, run->first + t);
         mb_from_floats(to, b->lifted + t * own, y->dtype, own);
     }
     return MOEBLOCK_OK;
 }
 
-static void write_rows(struct mb_run *run, const char *from, int64_t width)
-{
-    const moeblock_array *y = &run->output->y;
-    const size_t row = (size_t)width * moeblock_dtype_bytes(y->dtype);
-    for (int64_t t = 0; t < run->n; t++) memcpy(mb_array_row(y, run->first + t), from + (size_t)t * row, row);
-}
-
+// The reduce-scatter of the original hands out finished columns: each has exactly one owner, who holds it already.
 moeblock_status mb_cpu_scatter_output(struct mb_run *run)
 {
     const struct mb_share *share = &run->block->share;
-    const moeblock_mesh *mesh = run->block->mesh;
+    const moeblock_array *y = &run->output->y;
     struct mb_buffers *b = mb_buffers_of(run);
+    const size_t element = moeblock_dtype_bytes(y->dtype);
+    const int64_t hidden = run->block->config->hidden_size;
     MB_TRY(mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), convert_task));
-    if (share->tp == 1) return MOEBLOCK_OK;
-    const size_t element = moeblock_dtype_bytes(run->output->y.dtype);
-    const int64_t hidden = run->block->config->hidden_size, own = share->h1 - share->h0;
-    if (run->sharding == MOEBLOCK_SHARDED) {
-        MB_TRY(mesh->reduce_scatter(mesh->user, share->tp_axis, b->y_mine, (size_t)(run->n * own) * element, b->y_all,
-                                    run->error));
-        write_rows(run, b->y_all, own);
-    } else {
-        MB_TRY(mb_gather_columns(run, b->y_mine, run->n, hidden, element, b->y_all, b->y_mine, b->send_bytes));
-        write_rows(run, b->y_mine, hidden);
-    }
+    if (run->sharding == MOEBLOCK_SHARDED)
+        mb_run_trace_mesh(run, "reduce_scatter", share->tp_axis, (size_t)(run->n * (share->h1 - share->h0)) * element);
+    if (!gathers(run)) return MOEBLOCK_OK;
+    MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_OUTPUT, b->y_mine, run->n,
+                                                      run->workspace->tokens, hidden, element, b->y_all, b->y_mine}));
+    const size_t row = (size_t)hidden * element;
+    for (int64_t t = 0; t < run->n && !mb_run_failed(run); t++)
+        memcpy(mb_array_row(y, run->first + t), b->y_mine + (size_t)t * row, row);
     return MOEBLOCK_OK;
 }

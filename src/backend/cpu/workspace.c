@@ -37,8 +37,6 @@ static void take_input(struct cursor *c, struct mb_buffers *b, const moeblock_bl
     b->ids = take(c, n * k, sizeof *b->ids);
     b->weights = take(c, n * k, sizeof *b->weights);
     b->order = take(c, n * k, sizeof *b->order);
-    b->send_bytes = take(c, mb_max(block->share.ep, block->share.tp), sizeof *b->send_bytes);
-    b->receive_bytes = take(c, block->share.ep, sizeof *b->receive_bytes);
 }
 
 int64_t mb_router_width(const moeblock_block *block)
@@ -62,21 +60,23 @@ static void take_router(struct cursor *c, struct mb_buffers *b, const moeblock_b
     b->carry = take(c, 1, mb_carry_bytes(block));
 }
 
-// Rows of other ranks, only with expert parallelism.
+// Parcels to and from other ranks, only with expert parallelism. With ids from outside k may be any number: fewer
+// tokens then, so that there are never more pairs, nor more rows than pairs.
 static void take_exchange(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n)
 {
-    const int ep = block->share.ep;
+    const int64_t ep = block->share.ep, k = mb_all_slots(block->config);
     if (ep == 1 || !block->set->routed) return;
-    const int64_t k = mb_all_slots(block->config), arrive = ep * n;
-    const int64_t sent = n * mb_min(k, ep), own_columns = block->share.d1 - block->share.d0;
-    const size_t record = mb_record_bytes(block, block->set, k), output = mb_output_bytes(block->set);
-    // With ids from outside k may be any number: fewer tokens then, but their longer records go to up to ep ranks each.
-    b->send = take(c, sent, mb_record_bytes(block, block->set, mb_max(k, ep)));
-    b->receive = take(c, arrive, record);
-    b->record_token = take(c, sent, sizeof *b->record_token);
-    b->send_rows = take(c, ep, sizeof *b->send_rows);
-    b->receive_rows = take(c, ep, sizeof *b->receive_rows);
-    b->out_slots = take(c, mb_slots_most(block, arrive, k) * own_columns, output);
+    const int64_t own_columns = block->share.d1 - block->share.d0;
+    const size_t output = mb_output_bytes(block->set);
+    const size_t row = mb_row_bytes(block->set, block->routed_width) + sizeof(int32_t);
+    const size_t sent = (size_t)(n * mb_min(k, ep - 1)) * row + (size_t)(n * k) * sizeof(struct mb_choice);
+    b->parcel_most =
+        mb_round_up((size_t)n * row + (size_t)mb_slots_most(block, n, k) * sizeof(struct mb_choice) + 64, 64);
+    b->send = take(c, (int64_t)sent + 128 * ep, 1);
+    b->receive = take(c, ep, b->parcel_most);
+    b->received_pairs = take(c, ep, sizeof *b->received_pairs);
+    b->place_begin = take(c, ep + 1, sizeof *b->place_begin);
+    b->out_slots = take(c, mb_slots_most(block, (ep - 1) * n, k) * own_columns, output);
     b->returned = take(c, n * k * own_columns, output);
     b->return_place = take(c, n * k, sizeof *b->return_place);
 }
@@ -91,10 +91,12 @@ static void take_routed(struct cursor *c, struct mb_buffers *b, const moeblock_b
     const int64_t slots = mb_slots_most(block, arrive, k), inner = config->routed.intermediate_size;
     const moeblock_expert_class *kind = block->routed_kind->class_copy;
     const bool gathered = share->tp > 1 && kind->splits, int16 = block->set->compute == MOEBLOCK_COMPUTE_INT16;
+    b->own_pairs = take(c, mb_slots_most(block, n, k), sizeof *b->own_pairs);
     b->arrived_row = take(c, arrive, sizeof *b->arrived_row);
-    b->arrived_ids = take(c, arrive, sizeof *b->arrived_ids);
-    b->arrived_weights = take(c, arrive, sizeof *b->arrived_weights);
+    b->arrived_pairs = take(c, arrive, sizeof *b->arrived_pairs);
+    b->arrived_count = take(c, arrive, sizeof *b->arrived_count);
     b->expert_begin = take(c, share->e1 - share->e0 + 1, sizeof *b->expert_begin);
+    b->slots_most = slots;
     b->slot = take(c, slots, sizeof *b->slot);
     b->slot_row = take(c, slots, sizeof *b->slot_row);
     b->scaled = take(c, config->router.apply_weight == MB_APPLY_INPUT ? slots : 0,
