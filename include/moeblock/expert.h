@@ -10,7 +10,7 @@ extern "C" {
 #endif
 
 typedef enum moeblock_compute {
-    MOEBLOCK_COMPUTE_AUTO = 0, // f32 and f16 weights: f32, all others: bf16
+    MOEBLOCK_COMPUTE_AUTO = 0, // f32 and f16 weights: f32, all others: bf16, or int16 where docs/numerics.md says so
     MOEBLOCK_COMPUTE_F32 = 1,
     MOEBLOCK_COMPUTE_BF16 = 2,
     MOEBLOCK_COMPUTE_INT16 = 3 // rows as 16-bit integers, exact sums; for weights with exact integers (mxfp4)

@@ -17,7 +17,11 @@ void rank_open(const struct scenario *scenario, moeblock_mesh *mesh, int64_t tok
                                              .layer = scenario->golden->layer,
                                              .set = scenario->set,
                                              .n_set = scenario->n_set};
-    const moeblock_block_options compute = {.struct_size = sizeof compute, .compute = scenario->compute};
+    // What AUTO was for the one process: on a mesh it never stands for int16.
+    moeblock_block_info info = {.struct_size = sizeof info, .compute = scenario->compute};
+    if (scenario->single && scenario->compute == MOEBLOCK_COMPUTE_AUTO)
+        moeblock_block_get_info(scenario->single->block, &info);
+    const moeblock_block_options compute = {.struct_size = sizeof compute, .compute = info.compute};
     moeblock_status status = moeblock_context_create(&threads, &out->context, &error);
     if (status == MOEBLOCK_OK)
         status = moeblock_config_open(out->context, scenario->golden->folder, &options, &out->config, &error);

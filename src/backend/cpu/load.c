@@ -12,15 +12,20 @@
 #include "config/preset.h"
 #include "config/tensors.h"
 
-// Whether AUTO is int16: by a rule on the machine, where every linear map of the experts has integers. Ranks of a mesh
-// may be different machines.
+// Whether AUTO may be int16: by a rule on the machine. Ranks of a mesh may be different machines.
+static bool may_be_int16(const moeblock_block *block)
+{
+    if ((block->mesh && block->mesh->size > 1) || block->config->second.count) return false;
+    return mb_kernels_prefer_int16();
+}
+
+// Whether AUTO is int16: where every linear map of the experts has integers, too.
 static bool prefers_int16(const moeblock_block *block, moeblock_weights *weights, int64_t layer)
 {
     static const enum mb_projection maps[] = {MB_PROJ_GATE,      MB_PROJ_UP,          MB_PROJ_DOWN,
                                               MB_PROJ_SHARED_UP, MB_PROJ_SHARED_GATE, MB_PROJ_SHARED_DOWN,
                                               MB_PROJ_LATENT_UP, MB_PROJ_LATENT_DOWN};
-    if ((block->mesh && block->mesh->size > 1) || block->config->second.count) return false;
-    if (!mb_kernels_prefer_int16()) return false;
+    if (!may_be_int16(block)) return false;
     for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
         struct mb_matrix matrix;
         if (!mb_projection_wanted(block->config, maps[i])) continue;
@@ -289,10 +294,13 @@ static moeblock_status size_all(const moeblock_block *block, enum mb_format form
     const struct mb_registered *const kinds[] = {block->routed_kind, block->shared_kind};
     void **const made[] = {&set->routed, &set->shared};
     size_t bytes[2] = {0, 0};
+    const bool integers = mb_packed_has_integers(mb_format_table[format].packed);
     set->format = mb_format_table[format].name;
     if (block->requested == MOEBLOCK_COMPUTE_AUTO)
-        set->compute = mb_format_table[format].f32_compute ? MOEBLOCK_COMPUTE_F32 : MOEBLOCK_COMPUTE_BF16;
-    if (set->compute == MOEBLOCK_COMPUTE_INT16 && !mb_packed_has_integers(mb_format_table[format].packed))
+        set->compute = mb_format_table[format].f32_compute                       ? MOEBLOCK_COMPUTE_F32
+                       : integers && !config->latent_size && may_be_int16(block) ? MOEBLOCK_COMPUTE_INT16
+                                                                                 : MOEBLOCK_COMPUTE_BF16;
+    if (set->compute == MOEBLOCK_COMPUTE_INT16 && !integers)
         return mb_fail(error, MOEBLOCK_UNSUPPORTED,
                        "sizing the block for int16 compute: %s has no exact integers as mxfp4 has; choose compute auto",
                        set->format);
