@@ -8,12 +8,14 @@
 #include "cli/session.h"
 #include "config/docs.h"
 
-static int print(const moeblock_config *config)
+static int print(const moeblock_config *config, bool origins)
 {
-    const size_t length = moeblock_config_print(config, NULL, 0);
+    size_t (*const printer)(const moeblock_config *, char *, size_t) =
+        origins ? mb_config_print_origins : moeblock_config_print;
+    const size_t length = printer(config, NULL, 0);
     char *const text = mb_alloc(&mb_default_allocator, length + 1);
     if (!text) return cli_fail(CLI_SYSTEM_REFUSED, "no memory for a configuration of %zu bytes", length);
-    moeblock_config_print(config, text, length + 1);
+    printer(config, text, length + 1);
     fwrite(text, 1, length, stdout);
     if (length && text[length - 1] != '\n') fputc('\n', stdout);
     mb_free(&mb_default_allocator, text);
@@ -32,7 +34,7 @@ int cli_config(const struct cli_args *args)
     }
     int code = cli_open_context(&session, args, 1);
     if (!code) code = cli_open_config(&session, args, path, NULL, 0);
-    if (!code) code = print(session.config);
+    if (!code) code = print(session.config, args->origins);
     cli_close(&session);
     return code;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `moeblock validate`: every rule of the format, the completeness of a layer, and on request the values.
+// `moeblock validate`: every rule of the format, the configuration against the tensors, and on request the values.
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -8,21 +8,12 @@
 #include "base/file.h"
 #include "base/float.h"
 #include "base/memory.h"
-#include "block.h"
 #include "cli/commands.h"
 #include "cli/out.h"
 #include "cli/progress.h"
-#include "cli/session.h"
-#include "config/tensors.h"
+#include "cli/validate.h"
 
 enum { PIECE_BYTES = 8 << 20 };
-
-struct findings {
-    size_t tensors, layer_tensors;
-    uint64_t values, nans, infinities;
-    int64_t layer;
-    char first_bad[256]; // the first tensor with a value that is not finite
-};
 
 // The configuration to check against: the argument, or one that lies with the checkpoint. NULL: none.
 static const char *config_of(const struct cli_args *args)
@@ -34,68 +25,6 @@ static const char *config_of(const struct cli_args *args)
         if (mb_path_join(args->positional[0], names[i], path, sizeof path, NULL) == MOEBLOCK_OK && mb_exists(path))
             return path;
     return NULL;
-}
-
-static bool same_elements(const moeblock_tensor_need *need, const moeblock_tensor_info *found)
-{
-    // Leading dimensions of 1 do not matter: [1, E] is [E].
-    int a = 0, b = 0;
-    while (a < need->rank && need->dims[a] == 1) a++;
-    while (b < found->rank && found->dims[b] == 1) b++;
-    const size_t bytes = sizeof need->dims[0] * (size_t)(need->rank - a);
-    return need->rank - a == found->rank - b && memcmp(need->dims + a, found->dims + b, bytes) == 0;
-}
-
-// The linear maps in whatever format each is stored: names, types, shapes, scales.
-static int check_projections(struct cli_session *session, int64_t layer)
-{
-    const moeblock_config *const config = session->config;
-    for (int p = 0; p < MB_PROJECTIONS; p++) {
-        const enum mb_projection projection = (enum mb_projection)p;
-        const bool routed = projection == MB_PROJ_GATE || projection == MB_PROJ_UP || projection == MB_PROJ_DOWN;
-        if (!mb_projection_wanted(config, projection)) continue;
-        for (int64_t expert = 0; expert < (routed ? config->num_experts : 1); expert++) {
-            struct mb_matrix matrix;
-            if (mb_projection_find(config, session->weights, projection, layer, expert, &matrix, &session->error) !=
-                MOEBLOCK_OK)
-                return cli_fail_status(CLI_ABOUT_DATA, &session->error);
-        }
-    }
-    return CLI_OK;
-}
-
-// A tensor under its plain name. One that is stored as codes, with scales beside them, has been checked as a
-// projection.
-static int check_tensor(struct cli_session *session, const moeblock_tensor_need *need, struct findings *findings)
-{
-    char name[300], expected[200], dims[200];
-    moeblock_tensor_info found;
-    for (int f = 0; f < MB_FORMATS; f++) {
-        snprintf(name, sizeof name, "%s%s", need->name, mb_format_table[f].codes_suffix);
-        if (mb_format_table[f].scale_suffix &&
-            moeblock_weights_find(session->weights, name, &found, NULL) == MOEBLOCK_OK &&
-            found.dtype == mb_format_table[f].dtype) {
-            findings->layer_tensors += 2;
-            return CLI_OK;
-        }
-    }
-    findings->layer_tensors++;
-    if (moeblock_weights_find(session->weights, need->name, &found, &session->error) != MOEBLOCK_OK)
-        return cli_fail_status(CLI_ABOUT_DATA, &session->error);
-    if (same_elements(need, &found)) return CLI_OK;
-    return cli_fail(CLI_BAD_DATA, "tensor '%s' has shape %s, expected %s", need->name,
-                    cli_dims_text(found.rank, found.dims, dims), cli_dims_text(need->rank, need->dims, expected));
-}
-
-static int check_layer(struct cli_session *session, struct findings *findings)
-{
-    const moeblock_config *const config = session->config;
-    findings->layer = mb_block_layer(config);
-    int code = check_projections(session, findings->layer);
-    moeblock_tensor_need need;
-    for (int64_t i = 0; !code && mb_tensor_needed(config, MB_FORMAT_BF16, findings->layer, i, &need); i++)
-        code = check_tensor(session, &need, findings);
-    return code;
 }
 
 // Reads value i of a piece as float32; NULL for types that cannot hold NaN or infinity.
@@ -118,7 +47,8 @@ static const value_reader value_readers[] = {
     [MOEBLOCK_DTYPE_OTHER] = NULL,
 };
 
-static void count_values(const moeblock_tensor_info *tensor, const void *piece, size_t count, struct findings *findings)
+static void count_values(const moeblock_tensor_info *tensor, const void *piece, size_t count,
+                         struct cli_findings *findings)
 {
     const value_reader read = value_readers[tensor->dtype];
     const uint64_t before = findings->nans + findings->infinities;
@@ -133,7 +63,7 @@ static void count_values(const moeblock_tensor_info *tensor, const void *piece, 
 }
 
 static int read_tensor(struct cli_session *session, const moeblock_tensor_info *tensor, void *piece,
-                       struct findings *findings)
+                       struct cli_findings *findings)
 {
     const size_t element = moeblock_dtype_bytes(tensor->dtype);
     if ((unsigned)tensor->dtype > MOEBLOCK_DTYPE_OTHER || !value_readers[tensor->dtype]) return CLI_OK;
@@ -146,7 +76,7 @@ static int read_tensor(struct cli_session *session, const moeblock_tensor_info *
     return CLI_OK;
 }
 
-static int check_values(struct cli_session *session, const struct cli_args *args, struct findings *findings)
+static int check_values(struct cli_session *session, const struct cli_args *args, struct cli_findings *findings)
 {
     struct cli_progress progress;
     void *const piece = mb_alloc(&mb_default_allocator, PIECE_BYTES);
@@ -166,57 +96,125 @@ static int check_values(struct cli_session *session, const struct cli_args *args
     return code;
 }
 
-static void report(const struct cli_session *session, const struct cli_args *args, const struct findings *findings)
+// "3, 5, 7 and 55 more"
+static void print_layers(const char *what, const json_t *layers)
+{
+    const size_t n = json_array_size(layers), shown = n < 8 ? n : 8;
+    if (!n) return;
+    printf("%s", what);
+    for (size_t i = 0; i < shown; i++)
+        printf("%s%" JSON_INTEGER_FORMAT, i ? ", " : " ", json_integer_value(json_array_get(layers, i)));
+    if (n > shown) printf(" and %zu more", n - shown);
+    printf("\n");
+}
+
+static void report_config(const struct cli_session *session, const struct cli_findings *findings)
+{
+    const moeblock_config *const config = session->config;
+    printf("family: ");
+    cli_print_safe(config->model_type[0] ? config->model_type : "(our own description)");
+    printf(", router %s, experts %s\n", findings->router, findings->experts);
+    printf("experts: %s%s%s; would compute in %s at level %s\n", findings->format,
+           findings->shared_format[0] ? ", shared expert " : "", findings->shared_format,
+           cli_compute_name(findings->compute), moeblock_context_level(session->context));
+    printf("layer %" JSON_INTEGER_FORMAT ": all %zu tensors are there\n",
+           json_integer_value(json_array_get(findings->layers, 0)), findings->layer_tensors);
+    if (json_array_size(findings->layers) > 1) print_layers("layers checked:", findings->layers);
+    print_layers("layers that the checkpoint has nothing of:", findings->absent);
+    for (size_t i = 0; i < json_array_size(findings->unused); i++) {
+        printf("not called for: ");
+        cli_print_safe(json_string_value(json_array_get(findings->unused, i)));
+        printf("\n");
+    }
+}
+
+static void report_json(const struct cli_session *session, const struct cli_args *args,
+                        const struct cli_findings *findings)
+{
+    json_t *document = cli_json_begin("validate");
+    json_object_set_new(document, "tensors", json_integer((json_int_t)findings->tensors));
+    if (session->config) {
+        json_object_set_new(document, "model_type", json_string(session->config->model_type));
+        json_object_set_new(document, "router", json_string(findings->router));
+        json_object_set_new(document, "experts", json_string(findings->experts));
+        json_object_set_new(document, "format", json_string(findings->format));
+        json_object_set_new(document, "compute", json_string(cli_compute_name(findings->compute)));
+        json_object_set_new(document, "level", json_string(moeblock_context_level(session->context)));
+        json_object_set(document, "layer", json_array_get(findings->layers, 0));
+        json_object_set(document, "layers", findings->layers);
+        json_object_set(document, "absent_layers", findings->absent);
+        json_object_set_new(document, "layer_tensors", json_integer((json_int_t)findings->layer_tensors));
+        json_object_set(document, "problems", findings->problems);
+        json_object_set(document, "not_called_for", findings->unused);
+    }
+    if (args->values) {
+        json_object_set_new(document, "values", json_integer((json_int_t)findings->values));
+        json_object_set_new(document, "nan", json_integer((json_int_t)findings->nans));
+        json_object_set_new(document, "infinite", json_integer((json_int_t)findings->infinities));
+    }
+    cli_json_print(document);
+}
+
+static void report(const struct cli_session *session, const struct cli_args *args, const struct cli_findings *findings)
 {
     if (args->json) {
-        json_t *document = cli_json_begin("validate");
-        json_object_set_new(document, "tensors", json_integer((json_int_t)findings->tensors));
-        if (session->config) {
-            json_object_set_new(document, "layer", json_integer(findings->layer));
-            json_object_set_new(document, "layer_tensors", json_integer((json_int_t)findings->layer_tensors));
-        }
-        if (args->values) {
-            json_object_set_new(document, "values", json_integer((json_int_t)findings->values));
-            json_object_set_new(document, "nan", json_integer((json_int_t)findings->nans));
-            json_object_set_new(document, "infinite", json_integer((json_int_t)findings->infinities));
-        }
-        cli_json_print(document);
+        report_json(session, args, findings);
         return;
     }
     if (args->quiet) return;
     cli_print_safe(args->positional[0]);
     printf(": %zu tensors, every rule of the format holds\n", findings->tensors);
-    if (session->config)
-        printf("layer %" PRId64 ": all %zu tensors are there\n", findings->layer, findings->layer_tensors);
+    if (session->config) report_config(session, findings);
     if (args->values)
         printf("values: %" PRIu64 " read, %" PRIu64 " NaN, %" PRIu64 " infinite\n", findings->values, findings->nans,
                findings->infinities);
 }
 
-static int validate(struct cli_session *session, const struct cli_args *args)
+// All problems, the first one as the error.
+static int tell_problems(const struct cli_session *session, const struct cli_args *args,
+                         const struct cli_findings *findings)
 {
-    struct findings findings = {0};
+    if (args->json) report_json(session, args, findings);
+    for (size_t i = 0; i < json_array_size(findings->problems); i++) {
+        const char *problem = json_string_value(json_array_get(findings->problems, i));
+        if (i)
+            cli_note("also: %s", problem);
+        else
+            cli_fail(findings->code, "%s", problem);
+    }
+    return findings->code;
+}
+
+static int validate(struct cli_session *session, const struct cli_args *args, struct cli_findings *findings)
+{
     const char *const config = config_of(args);
     int code;
     if ((code = cli_open_context(session, args, (int)args->threads))) return code;
     if ((code = cli_open_weights(session, args->positional[0]))) return code;
     if (moeblock_weights_validate(session->weights, &session->error) != MOEBLOCK_OK ||
-        moeblock_weights_count(session->weights, &findings.tensors, &session->error) != MOEBLOCK_OK)
+        moeblock_weights_count(session->weights, &findings->tensors, &session->error) != MOEBLOCK_OK)
         return cli_fail_status(CLI_ABOUT_DATA, &session->error);
     if (config && (code = cli_open_config(session, args, config, NULL, 0))) return code;
     if (config && (code = cli_make_block(session, args))) return code; // refuses kinds that only a program knows
-    if (config && (code = check_layer(session, &findings))) return code;
-    if (args->values && (code = check_values(session, args, &findings))) return code;
-    report(session, args, &findings);
-    if (findings.nans + findings.infinities == 0) return CLI_OK;
+    if (config && (code = cli_validate_layers(session, args, config, findings))) return code;
+    if (json_array_size(findings->problems)) return tell_problems(session, args, findings);
+    if (args->values && (code = check_values(session, args, findings))) return code;
+    report(session, args, findings);
+    if (findings->nans + findings->infinities == 0) return CLI_OK;
     return cli_fail(CLI_BAD_DATA, "%" PRIu64 " NaN and %" PRIu64 " infinite values, the first in tensor '%s'",
-                    findings.nans, findings.infinities, findings.first_bad);
+                    findings->nans, findings->infinities, findings->first_bad);
 }
 
 int cli_validate(const struct cli_args *args)
 {
     static struct cli_session session; // paths and messages inside: too large for the stack's taste
-    const int code = validate(&session, args);
+    struct cli_findings findings = {
+        .layers = json_array(), .absent = json_array(), .problems = json_array(), .unused = json_array()};
+    const int code = validate(&session, args, &findings);
+    json_decref(findings.layers);
+    json_decref(findings.absent);
+    json_decref(findings.problems);
+    json_decref(findings.unused);
     cli_close(&session);
     return code;
 }

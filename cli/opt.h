@@ -44,7 +44,7 @@ struct cli_args {
     double tolerance; // -1: not given
     struct cli_list tokens, thread_list;
     struct cli_set set;
-    bool json, quiet, help, docs, values, measure;
+    bool json, quiet, help, docs, origins, values, measure;
     bool given[CLI_OPTIONS_MAX]; // by row of the option table
 };
 

@@ -138,6 +138,9 @@ const struct cli_option cli_options[] = {
      .help = "also reads every float tensor and counts NaN and infinite values"},
     {.name = "docs", .commands = "config", .type = CLI_FLAG, .offset = AT(docs), .excludes = "json",
      .help = "prints the reference of all configuration keys (docs/config.md) instead"},
+    {.name = "origins", .commands = "config", .type = CLI_FLAG, .offset = AT(origins), .excludes = "json",
+     .help = "with a comment behind each value that tells where it comes from: a key of config.json, the model type, the "
+             "file, a default, or other values"},
     {.name = "set", .commands = "run bench synth config validate route plan", .type = CLI_SET, .offset = AT(set),
      .value = "KEY.PATH=VALUE",
      .help = "changes a key of CONFIG; may be given several times"},

@@ -145,9 +145,14 @@ struct moeblock_config {
     int64_t dense_intermediate_size, shared_count;
     enum mb_placement shared_placement;
 
-    char *router_json, *expert_json;   // objects at router.config and experts.config, as text; owned
-    uint8_t given[MB_SCHEMA_ROWS_MAX]; // per schema row: where the value comes from (schema.h)
+    char *router_json, *expert_json;           // objects at router.config and experts.config, as text; owned
+    uint8_t given[MB_SCHEMA_ROWS_MAX];         // per schema row: where the value comes from (schema.h)
+    const char *model_key[MB_SCHEMA_ROWS_MAX]; // per schema row: the key of a config.json that gave it, or NULL
+    const char *model_scope;                   // the object of that file in which the keys stand; NULL: its root
 };
+
+// As moeblock_config_print, with a comment behind each value that tells where it comes from.
+size_t mb_config_print_origins(const moeblock_config *config, char *to, size_t capacity);
 
 // Experts of both banks, and the slots that a router fills for a token: the k of the first bank, then the second's.
 static inline int64_t mb_all_experts(const moeblock_config *config)

@@ -13,6 +13,7 @@ struct writer {
     size_t capacity, length;
     char parent[MB_PATH_TEXT]; // path of the object that is open; empty: the root
     bool first;                // nothing written in it yet
+    char note[200];            // of the last value: a comment for the end of its line
 };
 
 static void put(struct writer *w, const char *text)
@@ -34,7 +35,10 @@ static int depth_of(const char *path)
 
 static void new_line(struct writer *w, int depth)
 {
-    put(w, w->first ? "\n" : ",\n");
+    if (!w->first) put(w, ",");
+    if (w->note[0]) put(w, w->note);
+    w->note[0] = 0;
+    put(w, "\n");
     for (int i = 0; i < depth; i++) put(w, "  ");
     w->first = false;
 }
@@ -83,7 +87,34 @@ static void put_key(struct writer *w, const char *path, const char *json)
     put(w, json);
 }
 
-size_t moeblock_config_print(const moeblock_config *config, char *to, size_t capacity)
+// "  // config.json: text_config.n_group"
+static void note_origin(struct writer *w, const moeblock_config *config, size_t row)
+{
+    const char *scope = config->model_scope, *key = config->model_key[row];
+    switch ((enum mb_origin)config->given[row]) {
+    case MB_FROM_NOWHERE:
+    case MB_FROM_DEFAULT:
+        snprintf(w->note, sizeof w->note, "  // default");
+        return;
+    case MB_FROM_PRESET:
+        snprintf(w->note, sizeof w->note, "  // router.type %s", config->router.type);
+        return;
+    case MB_FROM_MODEL:
+        if (key)
+            snprintf(w->note, sizeof w->note, "  // config.json: %s%s%s", scope ? scope : "", scope ? "." : "", key);
+        else
+            snprintf(w->note, sizeof w->note, "  // model type %s", config->model_type);
+        return;
+    case MB_FROM_FILE:
+        snprintf(w->note, sizeof w->note, "  // given");
+        return;
+    case MB_FROM_DERIVED:
+        snprintf(w->note, sizeof w->note, "  // derived");
+        return;
+    }
+}
+
+static size_t print(const moeblock_config *config, bool origins, char *to, size_t capacity)
 {
     struct writer w = {.to = to, .capacity = to ? capacity : 0, .first = true};
     char text[MB_VALUE_TEXT];
@@ -95,15 +126,27 @@ size_t moeblock_config_print(const moeblock_config *config, char *to, size_t cap
         if (!mb_value_matters(config, (int)i)) continue;
         mb_value_text(config, (int)i, true, text);
         put_key(&w, mb_schema[i].path, text);
+        if (origins) note_origin(&w, config, i);
         if (at == config->router.type && config->router_json && !mb_router_is_builtin(config->router.type))
             put_key(&w, "router.config", config->router_json);
         if (at == config->expert_type && config->expert_json && !mb_expert_is_builtin(config->expert_type))
             put_key(&w, "experts.config", config->expert_json);
     }
     close_to(&w, "\n"); // a path that no object has
+    put(&w, w.note);
     put(&w, "\n}\n");
     if (w.capacity) to[w.length < w.capacity ? w.length : w.capacity - 1] = 0;
     return w.length;
+}
+
+size_t moeblock_config_print(const moeblock_config *config, char *to, size_t capacity)
+{
+    return print(config, false, to, capacity);
+}
+
+size_t mb_config_print_origins(const moeblock_config *config, char *to, size_t capacity)
+{
+    return print(config, true, to, capacity);
 }
 
 size_t moeblock_config_value(const moeblock_config *config, const char *key, char *to, size_t capacity)

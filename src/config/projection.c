@@ -248,3 +248,12 @@ moeblock_status mb_role_floats(const moeblock_config *config, moeblock_weights *
                                                     : check_dims(&tensor, 1, &count, error));
     return mb_read_floats(weights, &config->allocator, &tensor, 0, count, out, error);
 }
+
+moeblock_status mb_role_check(const moeblock_config *config, moeblock_weights *weights, enum mb_role role,
+                              int64_t layer, int64_t expert, moeblock_error *error)
+{
+    moeblock_tensor_info tensor;
+    if (role == MB_ROLE_TOKEN_TABLE) return mb_token_table(config, weights, layer, NULL, error);
+    MB_TRY(mb_role_find(config, weights, role, "", layer, expert, &tensor, error));
+    return check_vector(config, role, &tensor, error);
+}

@@ -200,6 +200,16 @@ bool mb_role_stacked(const moeblock_config *config, enum mb_role role)
     return mb_roles[role].owner == MB_OWNER_ROUTED && config->layout != MB_LAYOUT_PER_EXPERT;
 }
 
+bool mb_role_per_expert(const moeblock_config *config, enum mb_role role)
+{
+    return mb_roles[role].owner == MB_OWNER_ROUTED && config->layout == MB_LAYOUT_PER_EXPERT;
+}
+
+bool mb_role_is_vector(enum mb_role role)
+{
+    return mb_roles[role].columns == MB_EXTENT_NONE || role == MB_ROLE_TOKEN_TABLE;
+}
+
 bool mb_role_input_major(const moeblock_config *config, enum mb_role role, enum mb_format format)
 {
     if (mb_roles[role].columns == MB_EXTENT_NONE || mb_format_table[format].scale_suffix) return false;

@@ -112,8 +112,15 @@ moeblock_status mb_projection_bias(const moeblock_config *config, moeblock_weigh
 moeblock_status mb_role_floats(const moeblock_config *config, moeblock_weights *weights, enum mb_role role,
                                int64_t layer, int64_t count, float *out, moeblock_error *error);
 
+// Whether the role is no linear map, and whether every expert has a tensor of its own.
+bool mb_role_is_vector(enum mb_role role);
+bool mb_role_per_expert(const moeblock_config *config, enum mb_role role);
+// Whether the role's vector is there with the shape that the description gives (the token table: with its content).
+moeblock_status mb_role_check(const moeblock_config *config, moeblock_weights *weights, enum mb_role role,
+                              int64_t layer, int64_t expert, moeblock_error *error);
+
 // The table from token ids to experts, [router.table_size][k] ids in ascending order; INVALID_FILE for a row that does
-// not hold k different experts.
+// not hold k different experts. `out` NULL: only looks.
 moeblock_status mb_token_table(const moeblock_config *config, moeblock_weights *weights, int64_t layer, int32_t *out,
                                moeblock_error *error);
 

@@ -59,16 +59,22 @@ moeblock_status mb_token_table(const moeblock_config *config, moeblock_weights *
                        "[%" PRId64 ", %" PRId64 "]",
                        tensor.name, tensor.rank, tensor.dims[0], tensor.dims[1], rows, k);
     const size_t row_bytes = (size_t)k * moeblock_dtype_bytes(tensor.dtype);
+    int32_t *row = out ? NULL : mb_alloc(&config->allocator, (size_t)k * sizeof *row); // only looked at
     void *stored = mb_alloc(&config->allocator, ROWS_AT_ONCE * row_bytes);
-    if (!stored) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "tensor '%.300s': no memory to read it", tensor.name);
+    if (!stored || (!out && !row)) {
+        mb_free(&config->allocator, stored);
+        mb_free(&config->allocator, row);
+        return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "tensor '%.300s': no memory to read it", tensor.name);
+    }
     moeblock_status status = MOEBLOCK_OK;
     for (int64_t first = 0; status == MOEBLOCK_OK && first < rows; first += ROWS_AT_ONCE) {
         const int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
         status = moeblock_weights_read(weights, &tensor, (uint64_t)first * row_bytes, (size_t)count * row_bytes, stored,
                                        error);
         for (int64_t r = 0; status == MOEBLOCK_OK && r < count; r++)
-            status = take_row(config, &tensor, stored, r * k, first + r, out + (first + r) * k, error);
+            status = take_row(config, &tensor, stored, r * k, first + r, out ? out + (first + r) * k : row, error);
     }
     mb_free(&config->allocator, stored);
+    mb_free(&config->allocator, row);
     return status;
 }

@@ -287,7 +287,8 @@ static moeblock_status check_layer(const struct mb_reader *reader, moeblock_erro
 {
     const moeblock_config *c = reader->config;
     const char *last = strrchr(c->module_prefix, '.');
-    if (c->layer_index >= 0 && last && last[1] >= '0' && last[1] <= '9') {
+    const bool fixed = !strstr(c->module_prefix, "{layer}");
+    if (fixed && c->layer_index >= 0 && last && last[1] >= '0' && last[1] <= '9') {
         char *end;
         const long long named = strtoll(last + 1, &end, 10);
         if (!*end && named != c->layer_index)

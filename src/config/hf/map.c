@@ -296,5 +296,6 @@ moeblock_status mb_hf_map(const struct mb_hf_input *input, moeblock_config *out,
     MB_TRY(mb_hf_map_router(&source, out));
     MB_TRY(mb_hf_map_storage(&source, input, out));
     snprintf(out->source, sizeof out->source, "%s", input->name);
+    mb_hf_note_keys(&source, out);
     return MOEBLOCK_OK;
 }

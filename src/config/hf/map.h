@@ -21,5 +21,7 @@ moeblock_status mb_hf_map_router(const struct mb_hf_source *source, moeblock_con
 // Names, layout and number format: the family's, or those among the published ones that the checkpoint has.
 moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struct mb_hf_input *input,
                                   moeblock_config *config);
+// Records which key gave each value, for `config --origins`.
+void mb_hf_note_keys(const struct mb_hf_source *source, moeblock_config *config);
 
 #endif
