@@ -328,7 +328,8 @@ static void test_storage_forms(void **state)
         {GOLDEN "qwen3_5_moe-bf16", GOLDEN "qwen3_5_moe_per_expert-bf16/model.safetensors", "per_expert",
          "mlp.experts.{expert}.down_proj.weight"},
         {GOLDEN "qwen3_5_moe_per_expert-bf16", GOLDEN "qwen3_5_moe-bf16", "stacked", "mlp.experts.down_proj"},
-        {GOLDEN "qwen3_5_moe_per_expert-bf16", GOLDEN "switch_transformers-bf16", "stacked", "mlp.experts.down_proj"}, // none
+        {GOLDEN "qwen3_5_moe_per_expert-bf16", GOLDEN "switch_transformers-bf16", "stacked",
+         "mlp.experts.down_proj"}, // none
         {GOLDEN "qwen3_5_moe_per_expert-bf16", "/nowhere", "stacked", "mlp.experts.down_proj"},
         {NULL, GOLDEN "qwen3_5_moe_per_expert-bf16", "per_expert", "mlp.experts.{expert}.down_proj.weight"},
         {NULL, GOLDEN "qwen3_5_moe_per_expert-bf16/model.safetensors", "per_expert",
