@@ -40,7 +40,7 @@ struct bench_case {
     int64_t count, aside, room;
     int64_t disturbed; // runs in which our threads were without their CPUs, set aside or not
     int64_t next_input;
-    double once;                  // seconds of the first run
+    double once;                  // seconds of the fastest run so far
     double active_experts, slots; // summed over `counted` runs
     int64_t counted;
     struct cli_samples samples;

@@ -112,6 +112,7 @@ static int time_stretch(struct bench *bench, struct bench_case *one, int64_t wan
         if (code) return code;
         count_run(bench, one);
         time += seconds;
+        if (seconds < one->once) one->once = seconds;
         if (one->count + one->aside < one->room) one->seconds[one->count++] = seconds;
     }
     const double owed = own_share * (cli_seconds() - started) * one->threads - tick_seconds * (one->threads - 1);
