@@ -92,21 +92,24 @@ moeblock_status moeblock_block_create(moeblock_context *context, const moeblock_
     if (!context || !config)
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "creating a block: %s is NULL",
                        context ? "config" : "context");
+    moeblock_error reason = {MOEBLOCK_OK, ""};
     moeblock_block_options chosen;
-    MB_TRY(mb_options_read(&chosen, sizeof chosen, options, "moeblock_block_options", error));
-    if ((int)chosen.compute < MOEBLOCK_COMPUTE_AUTO || chosen.compute > MOEBLOCK_COMPUTE_INT16)
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
-                       "creating a block: compute is %d, expected AUTO, F32, BF16 or INT16", (int)chosen.compute);
-
+    moeblock_status status = mb_options_read(&chosen, sizeof chosen, options, "moeblock_block_options", &reason);
+    if (status == MOEBLOCK_OK &&
+        ((int)chosen.compute < MOEBLOCK_COMPUTE_AUTO || chosen.compute > MOEBLOCK_COMPUTE_INT16))
+        status = mb_fail(&reason, MOEBLOCK_INVALID_ARGUMENT,
+                         "creating a block: compute is %d, expected AUTO, F32, BF16 or INT16", (int)chosen.compute);
     moeblock_block *block = mb_block_new(context, mesh, chosen.compute, error);
     if (!block) return MOEBLOCK_OUT_OF_MEMORY;
-    const moeblock_status status = mb_block_fill(block, config, error);
-    if (status != MOEBLOCK_OK) {
-        moeblock_block_destroy(&block);
-        return status;
+    if (status == MOEBLOCK_OK) status = mb_block_fill(block, config, &reason);
+    status = mb_agree_created(block, status, &reason);
+    if (status == MOEBLOCK_OK) {
+        *out = block;
+        return MOEBLOCK_OK;
     }
-    *out = block;
-    return MOEBLOCK_OK;
+    if (error) *error = reason;
+    moeblock_block_destroy(&block);
+    return status;
 }
 
 void moeblock_block_destroy(moeblock_block **block)
@@ -121,32 +124,57 @@ void moeblock_block_destroy(moeblock_block **block)
     *block = NULL;
 }
 
-moeblock_status moeblock_block_load(moeblock_block *block, moeblock_weights *weights,
-                                    const moeblock_load_options *options, moeblock_error *error)
+// Loads from an opened checkpoint; `opened` and *reason say how opening it went. On a mesh all ranks load or none does.
+static moeblock_status load(moeblock_block *block, moeblock_weights *weights, const moeblock_load_options *options,
+                            moeblock_status opened, moeblock_error *reason, moeblock_error *error)
 {
-    if (!block || !weights)
-        return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "loading weights: %s is NULL", block ? "weights" : "block");
+    struct mb_weight_set *set = NULL;
     moeblock_load_options chosen;
-    MB_TRY(mb_options_read(&chosen, sizeof chosen, options, "moeblock_load_options", error));
-    struct mb_weight_set *set;
-    MB_TRY(block->backend->load(block, weights, mb_block_layer(block->config), &chosen, &set, error));
+    moeblock_status status = opened;
+    if (status == MOEBLOCK_OK)
+        status = mb_options_read(&chosen, sizeof chosen, options, "moeblock_load_options", reason);
+    if (status == MOEBLOCK_OK)
+        status = block->backend->load(block, weights, mb_block_layer(block->config), &chosen, &set, reason);
+    status = mb_agree_loaded(block, weights, set, status, reason);
+    if (status != MOEBLOCK_OK) {
+        if (error) *error = *reason;
+        block->backend->unload(block, set);
+        return status;
+    }
     block->backend->unload(block, block->set);
     set->serial = atomic_fetch_add(&block->context->loads, 1) + 1;
     block->set = set;
     return MOEBLOCK_OK;
 }
 
-moeblock_status moeblock_block_load_files(moeblock_block *block, const char *path, const moeblock_load_options *options,
-                                          moeblock_error *error)
+moeblock_status moeblock_block_load(moeblock_block *block, moeblock_weights *weights,
+                                    const moeblock_load_options *options, moeblock_error *error)
 {
+    moeblock_error reason = {MOEBLOCK_OK, ""};
     if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "loading weights: block is NULL");
+    const moeblock_status status =
+        weights ? MOEBLOCK_OK : mb_fail(&reason, MOEBLOCK_INVALID_ARGUMENT, "loading weights: weights is NULL");
+    return load(block, weights, options, status, &reason, error);
+}
+
+static moeblock_status open_files(const moeblock_block *block, const char *path, moeblock_weights **out,
+                                  moeblock_error *error)
+{
     if (!path && !block->config->weight_path[0])
         return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT,
                        "loading weights: no path was given and the configuration %s has no weight_path",
                        block->config->source);
+    return moeblock_weights_open(block->context, path ? path : block->config->weight_path, out, error);
+}
+
+moeblock_status moeblock_block_load_files(moeblock_block *block, const char *path, const moeblock_load_options *options,
+                                          moeblock_error *error)
+{
+    moeblock_error reason = {MOEBLOCK_OK, ""};
     moeblock_weights *weights = NULL;
-    MB_TRY(moeblock_weights_open(block->context, path ? path : block->config->weight_path, &weights, error));
-    const moeblock_status status = moeblock_block_load(block, weights, options, error);
+    if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "loading weights: block is NULL");
+    const moeblock_status opened = open_files(block, path, &weights, &reason);
+    const moeblock_status status = load(block, weights, options, opened, &reason, error);
     moeblock_weights_destroy(&weights);
     return status;
 }
@@ -154,10 +182,11 @@ moeblock_status moeblock_block_load_files(moeblock_block *block, const char *pat
 moeblock_status moeblock_block_load_weights(moeblock_block *block, const moeblock_tensor *tensors, size_t count,
                                             moeblock_error *error)
 {
-    if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "loading weights: block is NULL");
+    moeblock_error reason = {MOEBLOCK_OK, ""};
     moeblock_weights *weights = NULL;
-    MB_TRY(moeblock_weights_from_tensors(block->context, tensors, count, &weights, error));
-    const moeblock_status status = moeblock_block_load(block, weights, NULL, error);
+    if (!block) return mb_fail(error, MOEBLOCK_INVALID_ARGUMENT, "loading weights: block is NULL");
+    const moeblock_status opened = moeblock_weights_from_tensors(block->context, tensors, count, &weights, &reason);
+    const moeblock_status status = load(block, weights, NULL, opened, &reason, error);
     moeblock_weights_destroy(&weights);
     return status;
 }

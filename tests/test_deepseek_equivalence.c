@@ -425,6 +425,8 @@ static int expected_calls(const struct flow *flow, const struct traffic *traffic
     const size_t shared = tokens * (SMALL_SHARED / columns) * value;
     const bool gathers = flow->columns > 1, travels = flow->rows > 1;
     int n = 0;
+    for (int i = 0; i < 2 && (gathers || travels); i++)
+        to[n++] = (struct mesh_call){"agree", -1, 0}; // that the same block was made everywhere, and loaded
     if (flow->adapter) to[n++] = (struct mesh_call){"agree", -1, 1}; // how long workspaces are
     to[n++] = (struct mesh_call){"agree", -1, 4};                    // how long chunks are, and how many
     // 2. all-gather of a sharded x

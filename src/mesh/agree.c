@@ -46,7 +46,8 @@ static moeblock_status move(moeblock_mesh *mesh, int rank, bool send, void *data
                                         : t->receive(t->user, rank, MB_TAG_TREE, data, *bytes, &transfer, &why);
     if (status != MOEBLOCK_OK)
         return mb_mesh_die(mesh, error, MOEBLOCK_PEER_FAILED, "agreeing with rank %d: %s", rank, why.message);
-    const double since = mb_seconds();
+    // What comes from above comes late when a rank elsewhere is missing: that is for its own parent to tell.
+    const double since = mb_seconds(), patience = !send && rank < mesh->rank ? 0.8 : 0;
     unsigned turn = 0;
     for (;;) {
         int which = -1;
@@ -60,7 +61,7 @@ static moeblock_status move(moeblock_mesh *mesh, int rank, bool send, void *data
         }
         moeblock_status heard = MOEBLOCK_OK;
         if (turn % 64 == 63) heard = mb_mesh_listen(mesh, error);
-        if (heard == MOEBLOCK_OK && mb_mesh_yield(mesh, since, &turn)) continue;
+        if (heard == MOEBLOCK_OK && mb_mesh_yield(mesh, since, patience, &turn)) continue;
         t->abandon(t->user, &transfer, 1);
         if (heard != MOEBLOCK_OK) return heard;
         return mb_mesh_die(mesh, error, MOEBLOCK_TIMEOUT,

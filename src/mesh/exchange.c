@@ -48,8 +48,9 @@ struct mb_exchange *mb_exchange_begin(moeblock_mesh *mesh, int axis, moeblock_tr
 
 static moeblock_status broken(struct mb_exchange *exchange, int peer, const moeblock_error *why, moeblock_error *error)
 {
-    return mb_mesh_die(exchange->mesh, error, MOEBLOCK_PEER_FAILED, "%s, exchange with rank %d: %s",
-                       step_names[exchange->step], rank_of(exchange, peer), why->message);
+    return mb_mesh_die(exchange->mesh, error, why->code ? why->code : MOEBLOCK_PEER_FAILED,
+                       "%s, exchange with rank %d: %s", step_names[exchange->step], rank_of(exchange, peer),
+                       why->message);
 }
 
 // Starts one transfer of the header or of the next piece of the payload.
@@ -264,7 +265,7 @@ moeblock_status mb_exchange_finish(struct mb_exchange *exchange, moeblock_error 
             turn = 0;
         } else if (!mb_exchange_done(exchange)) {
             if (turn % 64 == 63) MB_TRY(mb_mesh_listen(mesh, error));
-            if (!mb_mesh_yield(mesh, since, &turn)) return too_late(exchange, error);
+            if (!mb_mesh_yield(mesh, since, 0, &turn)) return too_late(exchange, error);
         }
     }
     exchange->running = false;

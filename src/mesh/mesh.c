@@ -14,7 +14,7 @@
 #include "base/status.h"
 
 // How often a wait asks again at once, then after giving the CPU away, before it sleeps between two questions.
-enum { SPINS = 64, YIELDS = 20000 };
+enum { SPINS = 64, YIELDS = 20000, TURNS = 32 };
 static const double default_deadline = 60;
 static const struct timespec nap = {0, 200000};
 
@@ -180,7 +180,7 @@ moeblock_status mb_mesh_listen(moeblock_mesh *mesh, moeblock_error *error)
     return bury(mesh, &why, whole ? notice.rank : -1, error);
 }
 
-bool mb_mesh_yield(moeblock_mesh *mesh, double since, unsigned *turn)
+bool mb_mesh_yield(moeblock_mesh *mesh, double since, double patience, unsigned *turn)
 {
     const unsigned now = (*turn)++;
     if (now < SPINS || mesh->transport.blocks) return true;
@@ -188,7 +188,9 @@ bool mb_mesh_yield(moeblock_mesh *mesh, double since, unsigned *turn)
         sched_yield();
     else
         nanosleep(&nap, NULL);
-    return mb_seconds() - since < mesh->deadline;
+    // Deadlines that pass at once are told one after the other, so that all ranks hear the same.
+    const double turn_of_rank = 0.02 * (mesh->rank < TURNS ? mesh->rank : TURNS);
+    return mb_seconds() - since < mesh->deadline + patience + turn_of_rank;
 }
 
 void moeblock_mesh_get_info(const moeblock_mesh *mesh, moeblock_mesh_info *out)

@@ -61,8 +61,9 @@ moeblock_status mb_mesh_die(moeblock_mesh *mesh, moeblock_error *error, moeblock
 moeblock_status mb_mesh_check(const moeblock_mesh *mesh, moeblock_error *error);
 // Looks for the last word of a rank whose mesh died. Non-OK: this mesh is dead now, too.
 moeblock_status mb_mesh_listen(moeblock_mesh *mesh, moeblock_error *error);
-// One turn of a wait that began (or last moved) at `since`: listens, yields the CPU. False: the deadline has passed.
-bool mb_mesh_yield(moeblock_mesh *mesh, double since, unsigned *turn);
+// One turn of a wait that began (or last moved) at `since`: yields the CPU. False: the deadline has passed, and
+// `patience` seconds more that a rank allows which waits for one that may be waiting itself.
+bool mb_mesh_yield(moeblock_mesh *mesh, double since, double patience, unsigned *turn);
 
 // agree.c. Largest of `count` (at most MB_VOTES) values of all ranks, and the failure of the lowest rank that has one:
 // `mine` with the text in *error on its own rank, and the same status and text on every rank.

@@ -217,6 +217,7 @@ moeblock_status mb_cpu_receive(struct mb_run *run)
     struct mb_exchange *exchange = run->travelling;
     run->arrived = run->slots = 0;
     if (!exchange) return MOEBLOCK_OK;
+    mb_run_trace(run, "wait", exchange->open, 0);
     const double asked = mb_seconds();
     run->travelling = NULL;
     MB_TRY(mb_run_finish(run, exchange));

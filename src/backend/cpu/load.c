@@ -51,10 +51,11 @@ static moeblock_status resolve_compute(const moeblock_block *block, moeblock_wei
                        config->expert_type);
     }
     const enum mb_projection down = routed ? MB_PROJ_DOWN : MB_PROJ_SHARED_DOWN;
-    // A rank that owns no expert goes by the last one.
     const int64_t expert = routed ? mb_min(block->share.e0, config->num_experts - 1) : 0;
     struct mb_matrix matrix;
-    MB_TRY(mb_projection_find(config, weights, down, layer, expert, &matrix, error));
+    // All ranks of a mesh go by the first expert, as one process does, unless a rank was given its own alone.
+    if (mb_projection_find(config, weights, down, layer, 0, &matrix, NULL) != MOEBLOCK_OK)
+        MB_TRY(mb_projection_find(config, weights, down, layer, expert, &matrix, error));
     set->format = mb_format_table[matrix.format].name;
     if (block->requested != MOEBLOCK_COMPUTE_AUTO) return MOEBLOCK_OK;
     set->compute = mb_format_table[matrix.format].f32_compute ? MOEBLOCK_COMPUTE_F32
