@@ -156,13 +156,14 @@ static moeblock_status landed(struct mb_exchange *exchange, struct mb_flight fli
 {
     struct mb_peer *peer = &exchange->peers[flight.peer];
     if (flight.send) {
-        if (flight.header) {
-            if (!peer->out.bytes) end_send(exchange, flight.peer);
-            return MOEBLOCK_OK;
-        }
-        peer->sent_so_far += (size_t)mb_min((int64_t)((size_t)peer->out.bytes - peer->sent_so_far), PIECE);
-        if (peer->sent_so_far < peer->out.bytes) return launch(exchange, flight.peer, true, false, error);
-        end_send(exchange, flight.peer);
+        if (flight.header)
+            peer->header_gone = true;
+        else
+            peer->sent_so_far += (size_t)mb_min((int64_t)((size_t)peer->out.bytes - peer->sent_so_far), PIECE);
+        if (!flight.header && peer->sent_so_far < peer->out.bytes)
+            return launch(exchange, flight.peer, true, false, error);
+        // The bytes behind a header may be reported sent before the header is.
+        if (peer->header_gone && peer->sent_so_far == peer->out.bytes) end_send(exchange, flight.peer);
         return MOEBLOCK_OK;
     }
     if (flight.header) {

@@ -27,6 +27,7 @@ struct mb_peer {
     int64_t rows;    // that its header announced
     struct mb_header out, in;
     size_t sent_so_far, received_so_far;
+    bool header_gone;
 };
 
 enum { MB_WINDOW = 8, MB_FLIGHTS = 3 * MB_WINDOW };
