@@ -39,10 +39,10 @@ struct plan_mesh {
     size_t weights, workspace;           // of the rank with the most, one layer
     int64_t tokens;                      // of the row with the most
     int64_t passes;
-    double rows_mean, rows_worst;             // (token, expert) pairs that a rank computes
-    struct plan_bytes step[MB_TRAFFIC_STEPS]; // of each step, and
-    struct plan_bytes axis[2];                // summed over the steps of an axis: expert parallel, tensor parallel
-    double dispatch_sent, dispatch_bound;     // of all ranks together
+    double rows_mean, rows_worst;                   // (token, expert) pairs that a rank computes
+    struct plan_bytes step[MOEBLOCK_TRAFFIC_STEPS]; // of each step, and
+    struct plan_bytes axis[2];            // summed over the steps of an axis: expert parallel, tensor parallel
+    double dispatch_sent, dispatch_bound; // of all ranks together
     double seconds[PLAN_PARTS], total;
     enum plan_part dominant;
     bool fits; // into --memory

@@ -20,10 +20,10 @@ struct walk {
     struct mb_traffic_shape shape;
     struct mb_placement_table placement;
     struct mb_routing routing;
-    struct mb_traffic (*traffic)[MB_TRAFFIC_STEPS]; // [ep * tp] summed over the passes
-    double *rows;                                   // [ep]
-    struct mb_sizes *sizes;                         // [ep] of the first, widest column
-    int64_t *first, *count;                         // [ep] tokens of a pass
+    struct mb_traffic (*traffic)[MOEBLOCK_TRAFFIC_STEPS]; // [ep * tp] summed over the passes
+    double *rows;                                         // [ep]
+    struct mb_sizes *sizes;                               // [ep] of the first, widest column
+    int64_t *first, *count;                               // [ep] tokens of a pass
 };
 
 static double larger(double a, double b) { return a > b ? a : b; }
@@ -103,22 +103,22 @@ static void time_computing(const struct walk *w, int e, double worst[PLAN_PARTS]
 
 static void time_pass(struct walk *w)
 {
-    static const enum plan_part part_of[MB_TRAFFIC_STEPS] = {
-        [MB_TRAFFIC_INPUT] = PLAN_INPUT,
-        [MB_TRAFFIC_DISPATCH] = PLAN_DISPATCH,
-        [MB_TRAFFIC_ACTIVATIONS] = PLAN_ACTIVATIONS,
-        [MB_TRAFFIC_COMBINE] = PLAN_COMBINE,
-        [MB_TRAFFIC_WHOLE_ROWS] = PLAN_WHOLE_ROWS,
-        [MB_TRAFFIC_OUTPUT] = PLAN_OUTPUT,
+    static const enum plan_part part_of[MOEBLOCK_TRAFFIC_STEPS] = {
+        [MOEBLOCK_TRAFFIC_INPUT] = PLAN_INPUT,
+        [MOEBLOCK_TRAFFIC_DISPATCH] = PLAN_DISPATCH,
+        [MOEBLOCK_TRAFFIC_ACTIVATIONS] = PLAN_ACTIVATIONS,
+        [MOEBLOCK_TRAFFIC_COMBINE] = PLAN_COMBINE,
+        [MOEBLOCK_TRAFFIC_WHOLE_ROWS] = PLAN_WHOLE_ROWS,
+        [MOEBLOCK_TRAFFIC_OUTPUT] = PLAN_OUTPUT,
     };
     struct plan_mesh *const mesh = w->mesh;
     double worst[PLAN_PARTS] = {0};
     for (int e = 0; e < mesh->ep; e++) {
         time_computing(w, e, worst);
         for (int c = 0; c < mesh->tp; c++) {
-            struct mb_traffic now[MB_TRAFFIC_STEPS] = {{0}}, *const sum = w->traffic[e * mesh->tp + c];
+            struct mb_traffic now[MOEBLOCK_TRAFFIC_STEPS] = {{0}}, *const sum = w->traffic[e * mesh->tp + c];
             mb_traffic_add(&w->shape, &w->routing, e, c, now);
-            for (int s = 0; s < MB_TRAFFIC_STEPS; s++) {
+            for (int s = 0; s < MOEBLOCK_TRAFFIC_STEPS; s++) {
                 worst[part_of[s]] = larger(worst[part_of[s]], travel_seconds(&w->plan->rates, &now[s]));
                 sum[s].messages += now[s].messages;
                 sum[s].sent += now[s].sent;
@@ -172,16 +172,16 @@ static void summarise(struct walk *w)
     const int ranks = mesh->ep * mesh->tp;
     for (int r = 0; r < ranks; r++) {
         double sent[2] = {0, 0}, received[2] = {0, 0};
-        for (int s = 0; s < MB_TRAFFIC_STEPS; s++) {
+        for (int s = 0; s < MOEBLOCK_TRAFFIC_STEPS; s++) {
             const struct mb_traffic *const t = &w->traffic[r][s];
-            const int axis = s != MB_TRAFFIC_DISPATCH && s != MB_TRAFFIC_COMBINE;
+            const int axis = s != MOEBLOCK_TRAFFIC_DISPATCH && s != MOEBLOCK_TRAFFIC_COMBINE;
             add_bytes(&mesh->step[s], (double)t->sent, (double)t->received, ranks);
             sent[axis] += (double)t->sent;
             received[axis] += (double)t->received;
         }
         for (int axis = 0; axis < 2; axis++) add_bytes(&mesh->axis[axis], sent[axis], received[axis], ranks);
-        mesh->dispatch_sent += (double)w->traffic[r][MB_TRAFFIC_DISPATCH].sent;
-        mesh->dispatch_bound += (double)w->traffic[r][MB_TRAFFIC_DISPATCH].bound;
+        mesh->dispatch_sent += (double)w->traffic[r][MOEBLOCK_TRAFFIC_DISPATCH].sent;
+        mesh->dispatch_bound += (double)w->traffic[r][MOEBLOCK_TRAFFIC_DISPATCH].bound;
     }
     for (int e = 0; e < mesh->ep; e++) {
         mesh->rows_mean += w->rows[e] / mesh->ep;

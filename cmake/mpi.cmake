@@ -19,3 +19,14 @@ foreach(mpi openmpi mpich)
         VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
     list(APPEND moeblock_mpis ${mpi})
 endforeach()
+
+# The same transport inside SimGrid's simulator, for the tests alone: programs that smpirun loads as modules.
+pkg_check_modules(simgrid QUIET IMPORTED_TARGET GLOBAL simgrid)
+find_path(smpi_include smpi_helpers.h PATH_SUFFIXES smpi)
+if(simgrid_FOUND AND smpi_include AND NOT MOEBLOCK_SANITIZE)
+    set(moeblock_simulator ON)
+else()
+    set(moeblock_simulator OFF)
+    message(STATUS "tests in SimGrid's simulator are not built: pkg-config knows no simgrid, or sanitizers are on "
+                   "(Debian: apt-get install libsimgrid-dev)")
+endif()

@@ -78,3 +78,18 @@ foreach(mpi ${moeblock_mpis})
             ENVIRONMENT "${mesh_environment}" LABELS "mesh;mpi" PROCESSORS 2 TIMEOUT 120)
     endforeach()
 endforeach()
+
+# check_mesh is run by tests/mesh/simulate and tests/mesh/test_*.py on meshes of their choice.
+foreach(mpi ${moeblock_mpis})
+    add_executable(check_mesh-${mpi} tests/mesh/check_mesh.c)
+    target_link_libraries(check_mesh-${mpi} PRIVATE moeblock-internal moeblock-mpi-${mpi})
+    set_target_properties(check_mesh-${mpi} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+endforeach()
+if(moeblock_simulator)
+    add_library(check_mesh-simulated MODULE tests/mesh/check_mesh.c src/mesh/mpi/transport.c)
+    target_include_directories(check_mesh-simulated SYSTEM BEFORE PRIVATE ${smpi_include})
+    target_compile_options(check_mesh-simulated PRIVATE "SHELL:-include smpi_helpers.h")
+    target_link_libraries(check_mesh-simulated PRIVATE moeblock-internal PkgConfig::simgrid)
+    set_target_properties(check_mesh-simulated PROPERTIES PREFIX "" SUFFIX "" C_VISIBILITY_PRESET default
+        LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+endif()

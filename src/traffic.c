@@ -6,6 +6,7 @@
 
 #include "backend/wire.h"
 #include "base/status.h"
+#include "kernels/int16.h"
 
 moeblock_status mb_routing_create(const moeblock_allocator *allocator, int ep, int64_t experts, struct mb_routing *out,
                                   moeblock_error *error)
@@ -131,21 +132,24 @@ void mb_traffic_add(const struct mb_traffic_shape *shape, const struct mb_routin
                     struct mb_traffic *out)
 {
     const moeblock_config *config = shape->config;
-    const size_t element = shape->compute == MOEBLOCK_COMPUTE_F32 ? 4 : 2;
+    const size_t element = shape->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4;
     const int64_t tokens = routing->tokens[e], width = config->latent_size ? config->latent_size : config->hidden_size;
+    const size_t row = shape->compute == MOEBLOCK_COMPUTE_INT16 ? mb_int16_row_bytes(width) : (size_t)width * element;
     const bool replicated = config->replicated_batch, spread = shape->ep > 1 && config->routed_enabled;
     int64_t own = routing->slots[(size_t)e * (size_t)shape->ep + (size_t)e], arrived = 0;
     for (int h = 0; h < shape->ep && !replicated; h++)
         if (h != e) arrived += routing->slots[(size_t)h * (size_t)shape->ep + (size_t)e];
-    if (shape->sharded) gather(shape, c, tokens, config->hidden_size, shape->x_bytes, &out[MB_TRAFFIC_INPUT]);
-    if (spread) dispatch(routing, e, (size_t)width * element, replicated, &out[MB_TRAFFIC_DISPATCH]);
-    struct mb_traffic *activations = &out[MB_TRAFFIC_ACTIVATIONS];
+    if (shape->sharded) gather(shape, c, tokens, config->hidden_size, shape->x_bytes, &out[MOEBLOCK_TRAFFIC_INPUT]);
+    if (spread) dispatch(routing, e, row, replicated, &out[MOEBLOCK_TRAFFIC_DISPATCH]);
+    struct mb_traffic *activations = &out[MOEBLOCK_TRAFFIC_ACTIVATIONS];
     if (config->routed_enabled) gather(shape, c, own, config->routed.intermediate_size, element, activations);
     if (spread) gather(shape, c, arrived, config->routed.intermediate_size, element, activations);
     if (config->shared_enabled) gather(shape, c, tokens, config->shared.intermediate_size, element, activations);
-    if (spread) combine(routing, e, (size_t)part(width, shape->tp, c) * element, replicated, &out[MB_TRAFFIC_COMBINE]);
+    if (spread)
+        combine(routing, e, (size_t)part(width, shape->tp, c) * element, replicated, &out[MOEBLOCK_TRAFFIC_COMBINE]);
     if (config->routed_enabled && config->latent_size)
-        gather(shape, c, tokens, config->latent_size, sizeof(float), &out[MB_TRAFFIC_WHOLE_ROWS]);
-    if (config->out_norm) gather(shape, c, tokens, config->hidden_size, sizeof(float), &out[MB_TRAFFIC_WHOLE_ROWS]);
-    if (!shape->sharded) gather(shape, c, tokens, config->hidden_size, shape->y_bytes, &out[MB_TRAFFIC_OUTPUT]);
+        gather(shape, c, tokens, config->latent_size, sizeof(float), &out[MOEBLOCK_TRAFFIC_WHOLE_ROWS]);
+    if (config->out_norm)
+        gather(shape, c, tokens, config->hidden_size, sizeof(float), &out[MOEBLOCK_TRAFFIC_WHOLE_ROWS]);
+    if (!shape->sharded) gather(shape, c, tokens, config->hidden_size, shape->y_bytes, &out[MOEBLOCK_TRAFFIC_OUTPUT]);
 }

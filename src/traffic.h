@@ -6,16 +6,6 @@
 
 #include "backend/backend.h"
 
-enum mb_traffic_step {
-    MB_TRAFFIC_INPUT,       // all-gather of hidden-sharded x (TP)
-    MB_TRAFFIC_DISPATCH,    // rows to their experts (EP)
-    MB_TRAFFIC_ACTIVATIONS, // all-gather of activations, routed and shared (TP)
-    MB_TRAFFIC_COMBINE,     // expert outputs to the rows' homes (EP)
-    MB_TRAFFIC_WHOLE_ROWS,  // all-gather for a latent's up projection or an output norm (TP)
-    MB_TRAFFIC_OUTPUT,      // all-gather of replicated y (TP)
-    MB_TRAFFIC_STEPS
-};
-
 // Who needs what in one pass of the flow. Matrices are [home][rank] of the expert-parallel axis.
 struct mb_routing {
     moeblock_allocator allocator;
@@ -46,7 +36,7 @@ void mb_routing_fill(struct mb_routing *routing, const struct mb_placement_table
 struct mb_traffic_shape {
     const moeblock_config *config;
     int ep, tp;
-    moeblock_compute compute; // F32 or BF16
+    moeblock_compute compute; // no AUTO
     size_t x_bytes, y_bytes;  // of an element
     bool sharded;             // x comes hidden-sharded
 };
@@ -56,7 +46,8 @@ struct mb_traffic {
     uint64_t bound;                    // DISPATCH: the least for this routing
 };
 
-// Adds one pass of the rank at places `e` and `c` of the expert- and the tensor-parallel axis to out[MB_TRAFFIC_STEPS].
+// Adds one pass of the rank at places `e` and `c` of the expert- and the tensor-parallel axis to
+// out[MOEBLOCK_TRAFFIC_STEPS].
 void mb_traffic_add(const struct mb_traffic_shape *shape, const struct mb_routing *routing, int e, int c,
                     struct mb_traffic *out);
 

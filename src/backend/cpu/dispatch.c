@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+#include "backend/wire.h"
 #include "base/arith.h"
 #include "base/clock.h"
 #include "base/status.h"
@@ -61,22 +62,27 @@ static int32_t pairs_for(const struct mb_run *run, int64_t t, int rank, struct m
     return count;
 }
 
-// One parcel: rows, then how many pairs each has, then the pairs.
+// One parcel is rows, then how many pairs each has, then the pairs (backend/wire.h).
+_Static_assert(sizeof(int32_t) == MB_WIRE_COUNT && sizeof(struct mb_choice) == MB_WIRE_PAIR &&
+                   sizeof(struct mb_header) == MB_WIRE_HEADER,
+               "predictions count what is sent");
+
+static size_t row_bytes(const struct mb_run *run) { return mb_row_bytes(run->set, run->block->routed_width); }
+
 static size_t counts_at(const struct mb_run *run, int64_t rows)
 {
-    const size_t row = mb_row_bytes(run->set, run->block->routed_width);
-    return mb_round_up((size_t)rows * row, sizeof(int32_t));
+    return mb_wire_counts_at((uint64_t)rows, row_bytes(run));
 }
 
 static size_t parcel_bytes(const struct mb_run *run, int64_t rows, int64_t pairs)
 {
-    return counts_at(run, rows) + (size_t)rows * sizeof(int32_t) + (size_t)pairs * sizeof(struct mb_choice);
+    return mb_wire_parcel((uint64_t)rows, row_bytes(run), (uint64_t)pairs);
 }
 
 static void pack_parcel(struct mb_run *run, int rank, char *to, struct mb_peer *peer)
 {
     struct mb_buffers *b = mb_buffers_of(run);
-    const size_t row = mb_row_bytes(run->set, run->block->routed_width);
+    const size_t row = row_bytes(run);
     int64_t rows = 0;
     for (int64_t t = 0; t < run->n; t++) rows += pairs_for(run, t, rank, NULL) > 0;
     int32_t *count = (int32_t *)(void *)(to + counts_at(run, rows));
@@ -96,8 +102,7 @@ static void pack_parcel(struct mb_run *run, int rank, char *to, struct mb_peer *
     peer->send_bytes = rows ? parcel_bytes(run, rows, total) : 0;
     struct mb_exchange *exchange = run->travelling;
     moeblock_traffic *traffic = &exchange->mesh->traffic[exchange->axis][(int)exchange->step * exchange->count + rank];
-    traffic->bound_sent += (uint64_t)rows * (row + sizeof(int32_t)) + (uint64_t)total * sizeof(struct mb_choice) +
-                           sizeof(struct mb_header);
+    traffic->bound_sent += mb_wire_bound((uint64_t)rows, row, (uint64_t)total);
 }
 
 // Starts all rows on their way. A run that has failed sends headers alone.
@@ -139,7 +144,7 @@ static moeblock_status unpack_parcel(struct mb_run *run, int rank, const struct 
 {
     struct mb_buffers *b = mb_buffers_of(run);
     const int64_t rows = peer->rows;
-    const size_t row = mb_row_bytes(run->set, run->block->routed_width);
+    const size_t row = row_bytes(run);
     if (rows == 0 && peer->received == 0) return MOEBLOCK_OK;
     if (rows < 0 || rows > run->workspace->tokens || peer->received < parcel_bytes(run, rows, 0))
         return bad_parcel(run, rank, peer);

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Under each MPI: bytes of one process, and every byte on the wire as src/traffic.c predicts it, which `plan` prints."""
+import sys
+import tempfile
+import unittest
+
+import check
+
+MPIS = [mpi for mpi in ("openmpi", "mpich") if check.program(mpi)]
+
+
+class Counters(unittest.TestCase):
+    def test_meshes(self):
+        for form in ("bf16", "f32"):
+            with tempfile.TemporaryDirectory(prefix="moeblock-test-") as folder:
+                inputs = check.Inputs(folder, form)
+                for mpi in MPIS:
+                    for mesh in ("2x2", "3x1", "1x3") if form == "bf16" else ("2x2",):
+                        with self.subTest(mpi=mpi, mesh=mesh, form=form):
+                            check.with_mpi(mpi, mesh, inputs)
+
+
+if __name__ == "__main__":
+    if not MPIS:
+        print("no MPI was found when this was built: apt-get install libopenmpi-dev libmpich-dev")
+        sys.exit(77)
+    unittest.main()

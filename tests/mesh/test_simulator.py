@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same MPI code on meshes far larger than this machine: the original's 4x8, and 64 ranks."""
+import sys
+import tempfile
+import unittest
+
+import check
+
+
+class Simulator(unittest.TestCase):
+    def test_meshes(self):
+        with tempfile.TemporaryDirectory(prefix="moeblock-test-") as folder:
+            inputs = check.Inputs(folder)
+            for mesh in ("4x8", "16x4"):
+                with self.subTest(mesh=mesh):
+                    out = check.simulate(mesh, inputs)
+                    for words in ("256 tokens, x replicated", "256 tokens, x sharded", "3 tokens, x sharded"):
+                        self.assertIn(words, out)
+
+
+if __name__ == "__main__":
+    if not check.program("simulated"):
+        print("SimGrid was not found when this was built: apt-get install libsimgrid-dev")
+        sys.exit(77)
+    unittest.main()
