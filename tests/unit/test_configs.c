@@ -120,8 +120,8 @@ static void test_all_files(void **state)
         models++;
     }
     closedir(entries);
-    assert_int_equal(models, 17);
-    assert_int_equal(files, models + 3); // two links and the invented one
+    assert_int_equal(models, 37);
+    assert_int_equal(files, models + 4); // two links, the invented one, one without a usable config.json
 }
 
 static void test_links(void **state)
