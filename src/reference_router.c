@@ -219,15 +219,17 @@ static moeblock_status route(const struct mb_reference *r, const struct mb_refer
     return MOEBLOCK_OK;
 }
 
-// Copies a token's slots from ascending id to descending weight, ties by lower id.
+// Copies a token's slots from ascending id to descending weight, ties by lower id, empty ones last.
 static void publish(int64_t k, const int32_t *ids, const float *w, uint8_t *done, int32_t *ids_out, float *w_out)
 {
-    memset(done, 0, (size_t)k);
-    for (int64_t j = 0; j < k; j++) {
-        const int64_t i = mb_reference_best(w, done, 0, k);
-        done[i] = 1;
-        if (ids_out) ids_out[j] = ids[i];
-        if (w_out) w_out[j] = w[i];
+    int64_t j = 0;
+    for (int empty = 0; empty < 2; empty++) {
+        for (int64_t i = 0; i < k; i++) done[i] = (ids[i] < 0) != empty;
+        for (int64_t i; (i = mb_reference_best(w, done, 0, k)) >= 0; j++) {
+            done[i] = 1;
+            if (ids_out) ids_out[j] = ids[i];
+            if (w_out) w_out[j] = w[i];
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "base/status.h"
+#include "config/preset.h"
 
 enum { NEEDS_MAX = 1 << 20 }; // a kind that never says "no more" must not keep the load from ending
 
@@ -65,6 +66,6 @@ moeblock_status mb_router_needs(const struct mb_registered *kind, const void *se
 moeblock_status mb_expert_needs(const struct mb_registered *kind, const void *self, moeblock_weights *weights,
                                 int64_t layer, moeblock_error *error)
 {
-    const bool built_in = ((const moeblock_expert_class *)kind->class_copy)->need == mb_expert_ffn.need;
+    const bool built_in = kind == &mb_expert_shared || mb_expert_is_builtin(kind->name);
     return built_in ? MOEBLOCK_OK : check("expert", kind, expert_need, self, weights, layer, error);
 }

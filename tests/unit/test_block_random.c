@@ -21,6 +21,7 @@
 #include "reference.h"
 #include "support/mesh_double.h"
 
+enum { STATE = 24, VOCABULARY = 40, OPERATOR_ROUNDS = 120 };
 enum { ROUNDS = 300, MESH_ROUNDS = 120, TOKENS = 9, MOST_TENSORS = 256, TEXT = 4096 };
 
 static uint64_t random_state = 77;
@@ -154,6 +155,41 @@ static void describe(char text[TEXT], enum mb_format format, int experts, int k)
     add(text, "}, \"weights\": %s}", ONE_OF(storage));
 }
 
+// The named operators, a second bank and experts by token id.
+static void describe_operator(char text[TEXT], enum mb_format format, int experts, int k)
+{
+    static const char *const operators[] = {"sparsemixer",  "capacity",   "mlp_state", "joint",
+                                            "product_keys", "token_type", "adjugate",  "linear"};
+    const char *type = ONE_OF(operators);
+    const int inner = width(format, 192);
+    text[0] = '\0';
+    if (!strcmp(type, "sparsemixer")) k = 2;
+    add(text, "{\"model\": {\"hidden_size\": %d, \"num_experts\": %d, \"num_experts_per_tok\": %d},",
+        width(format, 192), experts, k);
+    add(text, "\"router\": {\"type\": \"%s\", \"config\": {\"norm\": %s%s", type, ONE_OF(norms), ONE_OF(biases));
+    if (next_random(2)) add(text, ", \"routed_scaling_factor\": 1.75");
+    if (!strcmp(type, "sparsemixer")) add(text, ", \"jitter_eps\": 0.2");
+    if (!strcmp(type, "capacity")) add(text, ", \"capacity\": %d", 1 + (int)next_random(3));
+    if (!strcmp(type, "mlp_state"))
+        add(text, ", \"state_size\": %d, \"state_carried\": %s, \"null_experts\": %d, \"null_kind\": \"zero\"", STATE,
+            next_random(2) ? "true" : "false", (int)next_random(2));
+    if (!strcmp(type, "joint")) add(text, ", \"learned_scale\": %s", next_random(2) ? "true" : "false");
+    if (!strcmp(type, "linear")) add(text, ", \"ids\": \"token_table\", \"table_size\": %d", VOCABULARY);
+    add(text, "}}, \"experts\": {\"distributed\": {\"intermediate_size\": %d, \"activation\": %s}", inner,
+        ONE_OF(activations));
+    const int count = !strcmp(type, "joint")        ? 2
+                      : !strcmp(type, "adjugate")   ? experts / 2
+                      : !strcmp(type, "token_type") ? experts
+                                                    : 0;
+    if (count)
+        add(text, ", \"second\": {\"count\": %d, \"intermediate_size\": %d, \"scale\": 0.05}", count,
+            width(format, (uint32_t)inner));
+    else if (next_random(2))
+        add(text, ", \"post_norm\": true, \"post_norm_plus_one\": %s", next_random(2) ? "true" : "false");
+    add(text, "}, \"weights\": {\"names\": {\"second_gate\": \"s.{expert}.g\", \"second_up\": \"s.{expert}.u\", "
+              "\"second_down\": \"s.{expert}.d\"}}}");
+}
+
 // --- random tensors
 // ---------------------------------------------------------------------------------------------------
 
@@ -164,6 +200,7 @@ static void put(moeblock_dtype dtype, bool scale, void *data, size_t i)
     if (dtype == MOEBLOCK_F16) ((uint16_t *)data)[i] = mb_to_f16(value);
     if (dtype == MOEBLOCK_BF16) ((uint16_t *)data)[i] = mb_to_bf16(value);
     if (dtype == MOEBLOCK_F8_E4M3) ((uint8_t *)data)[i] = mb_to_e4m3(20.0f * value);
+    if (dtype == MOEBLOCK_I64) ((int64_t *)data)[i] = (int64_t)(i % 8); // the table: rows of k different experts
     if (dtype == MOEBLOCK_U8) ((uint8_t *)data)[i] = (uint8_t)(scale ? 120 + next_random(6) : next_random(256));
 }
 
@@ -193,11 +230,29 @@ static void free_tensors(moeblock_tensor *tensors, size_t n)
     for (size_t i = 0; i < n; i++) free((void *)(uintptr_t)tensors[i].data);
 }
 
+// --- further inputs
+// ---------------------------------------------------------------------------------------------------
+
+static struct {
+    int64_t token_ids[TOKENS], seq_lens[3];
+    int32_t token_types[TOKENS];
+    float state[TOKENS * STATE];
+} further = {.seq_lens = {4, 0, TOKENS - 4}};
+
+static void fill_further(void)
+{
+    for (int t = 0; t < TOKENS; t++) {
+        further.token_ids[t] = next_random(VOCABULARY);
+        further.token_types[t] = (int32_t)next_random(3);
+    }
+    for (int i = 0; i < TOKENS * STATE; i++) further.state[i] = uniform();
+}
+
 // --- both paths
 // -------------------------------------------------------------------------------------------------------
 
 struct result {
-    float *y, *weights;
+    float *y, *weights, state[TOKENS * STATE];
     int32_t *ids;
     size_t y_bytes, slot_bytes;
 };
@@ -237,9 +292,17 @@ static void run_block(moeblock_context *context, const moeblock_config *config, 
     const moeblock_forward_input input = {.struct_size = sizeof input,
                                           .mode = next_random(2) ? MOEBLOCK_PREFILL : MOEBLOCK_DECODE,
                                           .x = array_of(config, x),
-                                          .aux = array_of(config, wants_aux ? aux : NULL)};
-    const moeblock_forward_output output = {
-        .struct_size = sizeof output, .y = array_of(config, out->y), .ids = out->ids, .weights = out->weights};
+                                          .aux = array_of(config, wants_aux ? aux : NULL),
+                                          .token_ids = further.token_ids,
+                                          .token_types = further.token_types,
+                                          .seq_lens = further.seq_lens,
+                                          .n_seq = 3,
+                                          .router_state = config->router.state_size ? further.state : NULL};
+    const moeblock_forward_output output = {.struct_size = sizeof output,
+                                            .y = array_of(config, out->y),
+                                            .ids = out->ids,
+                                            .weights = out->weights,
+                                            .router_state = config->router.state_size ? out->state : NULL};
     moeblock_status status = moeblock_block_create(context, config, NULL, &options, &block, &error);
     if (status == MOEBLOCK_OK) status = moeblock_block_load_weights(block, tensors, n, &error);
     if (status == MOEBLOCK_OK) status = moeblock_workspace_create(block, TOKENS, NULL, 0, &workspace, &error);
@@ -256,7 +319,15 @@ static void run_reference(moeblock_context *context, const moeblock_config *conf
     moeblock_weights *weights = NULL;
     moeblock_status status = moeblock_weights_from_tensors(context, tensors, n, &weights, &error);
     if (status == MOEBLOCK_OK)
-        status = mb_reference(context, config, weights, 0, compute, &(struct mb_reference_input){.x = x, .aux = aux},
+        status = mb_reference(context, config, weights, 0, compute,
+                              &(struct mb_reference_input){.x = x,
+                                                           .aux = aux,
+                                                           .token_ids = further.token_ids,
+                                                           .token_types = further.token_types,
+                                                           .seq_lens = further.seq_lens,
+                                                           .n_seq = 3,
+                                                           .router_state = further.state,
+                                                           .router_state_out = out->state},
                               TOKENS, out->y, out->ids, out->weights, &error);
     if (status != MOEBLOCK_OK) fail_msg("reference: %s", error.message);
     moeblock_weights_destroy(&weights);
@@ -286,7 +357,9 @@ static bool is_close(const struct result *found, const struct result *expected, 
 // int16 where all linear maps have integers: the latent ones are stored as bf16.
 static moeblock_compute any_compute(const moeblock_config *config, enum mb_format format)
 {
-    if (format == MB_FORMAT_MXFP4 && !config->latent_size && next_random(2)) return MOEBLOCK_COMPUTE_INT16;
+    if (format == MB_FORMAT_MXFP4 && !config->latent_size && !strcmp(config->expert_type, "distributed") &&
+        next_random(2))
+        return MOEBLOCK_COMPUTE_INT16;
     return next_random(2) ? MOEBLOCK_COMPUTE_BF16 : MOEBLOCK_COMPUTE_F32;
 }
 
@@ -299,12 +372,14 @@ static const char *compare_level(moeblock_context *context, const moeblock_confi
     const size_t n = make_tensors(config, format, tensors);
     struct result expected = make_result(config), found = make_result(config);
     fill_input(x, (size_t)(TOKENS * config->hidden_size), wild, context->kernels->fused);
+    fill_further();
     fill_input(aux, (size_t)(TOKENS * config->hidden_size), wild, context->kernels->fused);
     run_reference(context, config, tensors, n, compute, x, aux, &expected);
     run_block(context, config, tensors, n, compute, x, aux, &found);
     const char *what = NULL;
     if (memcmp(found.ids, expected.ids, found.slot_bytes)) what = "ids";
     if (memcmp(found.weights, expected.weights, found.slot_bytes)) what = "weights";
+    if (memcmp(found.state, expected.state, sizeof found.state)) what = "state";
     if (compute == MOEBLOCK_COMPUTE_F32 && context->kernels->fused) {
         if (!is_close(&found, &expected, config->hidden_size)) what = "y";
     } else if (memcmp(found.y, expected.y, found.y_bytes)) {
@@ -353,6 +428,20 @@ static void random_blocks(void **state)
     }
     print_message("%d of %d descriptions were valid\n", valid, ROUNDS);
     assert_true(valid >= ROUNDS * 3 / 4);
+}
+
+static void random_operators(void **state)
+{
+    (void)state;
+    static char text[TEXT];
+    int valid = 0;
+    for (int round = 0; round < OPERATOR_ROUNDS; round++) {
+        const enum mb_format format = (enum mb_format)next_random(MB_FORMATS);
+        describe_operator(text, format, 8, 1 + (int)next_random(4));
+        valid += compare(text, format, round % 4 == 3);
+    }
+    print_message("%d of %d descriptions of operators were valid\n", valid, OPERATOR_ROUNDS);
+    assert_true(valid >= OPERATOR_ROUNDS * 3 / 4);
 }
 
 // --- meshes ---------------------------------------------------------------------------------------------------------
@@ -527,7 +616,7 @@ static void wide_choices_on_a_mesh(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(random_blocks), cmocka_unit_test(random_meshes),
-                                       cmocka_unit_test(wide_choices_on_a_mesh)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_blocks), cmocka_unit_test(random_operators),
+                                       cmocka_unit_test(random_meshes), cmocka_unit_test(wide_choices_on_a_mesh)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
