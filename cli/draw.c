@@ -22,6 +22,6 @@ void cli_draw_experts(const double *weight, int64_t experts, int64_t k, uint64_t
         for (int64_t e = 1; e < experts; e++)
             if (keys[e] > keys[best]) best = e;
         ids[j] = (int32_t)best;
-        keys[best] = -INFINITY;
+        keys[best] = -HUGE_VAL;
     }
 }
