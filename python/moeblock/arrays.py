@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays of numpy and tensors of torch as the library sees them: address, element type, dimensions, strides.
+
+torch is never imported here: a tensor can only come from a program that has imported it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ._library import ffi, lib
+from .errors import InvalidArgumentError
+
+# Names of element types that numpy (ml_dtypes for the last ones) and torch share, and the library's.
+DTYPES: dict[str, int] = {
+    "float32": lib.MOEBLOCK_F32,
+    "float16": lib.MOEBLOCK_F16,
+    "bfloat16": lib.MOEBLOCK_BF16,
+    "float64": lib.MOEBLOCK_F64,
+    "uint8": lib.MOEBLOCK_U8,
+    "int8": lib.MOEBLOCK_I8,
+    "uint16": lib.MOEBLOCK_U16,
+    "int16": lib.MOEBLOCK_I16,
+    "uint32": lib.MOEBLOCK_U32,
+    "int32": lib.MOEBLOCK_I32,
+    "uint64": lib.MOEBLOCK_U64,
+    "int64": lib.MOEBLOCK_I64,
+    "bool": lib.MOEBLOCK_BOOL,
+    "float8_e4m3fn": lib.MOEBLOCK_F8_E4M3,
+    "float8_e5m2": lib.MOEBLOCK_F8_E5M2,
+    "float8_e8m0fnu": lib.MOEBLOCK_F8_E8M0,
+}
+ACTIVATIONS = ("float32", "float16", "bfloat16")
+
+
+def is_torch(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def dtype_name(value: Any) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _address(value: Any) -> int:
+    return int(value.data_ptr()) if is_torch(value) else int(value.__array_interface__["data"][0])
+
+
+def _strides(value: Any) -> tuple[int, ...]:
+    """In elements; numpy counts bytes, and an array may stand at byte offsets that are no whole elements."""
+    if is_torch(value):
+        return tuple(int(stride) for stride in value.stride())
+    return tuple(int(stride) // value.itemsize for stride in value.strides)
+
+
+def _dense(value: Any) -> Any:
+    if not is_torch(value):
+        return np.ascontiguousarray(value)
+    return value.detach().contiguous()
+
+
+def _usable(value: Any) -> bool:
+    """Whether the library can read the rows where they are: whole elements, the last dimension without gaps."""
+    if value.ndim == 0 or 0 in value.shape:
+        return False
+    if not is_torch(value) and (
+        not value.flags.aligned or not value.dtype.isnative or any(s % value.itemsize for s in value.strides)
+    ):
+        return False
+    return all(stride >= 0 for stride in _strides(value)) and _strides(value)[-1] == 1
+
+
+def activation(value: Any, what: str) -> Any:
+    """`value` as an array or tensor whose last dimension is without gaps: itself, or a copy where its layout demands
+    one. Lists become float32 arrays."""
+    if not is_torch(value) and not isinstance(value, np.ndarray):
+        value = np.asarray(value, np.float32)
+    if is_torch(value):
+        if value.device.type != "cpu":
+            raise InvalidArgumentError(
+                f"{what}: a tensor on {value.device}, expected one on the CPU; call .cpu() first"
+            )
+        if value.requires_grad and sys.modules["torch"].is_grad_enabled():
+            raise InvalidArgumentError(
+                f"{what}: a tensor that requires a gradient, which moeblock does not compute; "
+                "call it under torch.no_grad() or pass x.detach()"
+            )
+        value = value.detach()
+    if dtype_name(value) not in ACTIVATIONS:
+        raise InvalidArgumentError(f"{what}: elements of {dtype_name(value)}, expected one of {', '.join(ACTIVATIONS)}")
+    if not 1 <= value.ndim <= lib.MOEBLOCK_MAX_RANK:
+        raise InvalidArgumentError(f"{what}: {value.ndim} dimensions, expected 1 to {lib.MOEBLOCK_MAX_RANK}")
+    if not is_torch(value) and not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
+    return value if _usable(value) else _dense(value)
+
+
+def array_of(value: Any) -> Any:
+    """moeblock_array over an activation. `value` must outlive it."""
+    array = ffi.new("moeblock_array *")
+    array.dtype = DTYPES[dtype_name(value)]
+    array.rank = value.ndim
+    strides = _strides(value) if _usable(value) else (0,) * value.ndim
+    for i in range(value.ndim):
+        array.dims[i] = value.shape[i]
+        array.strides[i] = strides[i]
+    array.data = ffi.cast("void *", _address(value))
+    return array
+
+
+def empty_like(value: Any) -> Any:
+    """Dense, of the same shape, type and framework."""
+    if is_torch(value):
+        return sys.modules["torch"].empty(tuple(value.shape), dtype=value.dtype)
+    return np.empty(value.shape, value.dtype)
+
+
+def integers(value: Any, dtype: str, what: str) -> Any:
+    """Ids or lengths as a dense numpy array of `dtype`."""
+    array = np.asarray(value.detach().cpu().numpy() if is_torch(value) else value)
+    if array.size and array.dtype.kind not in "iu":
+        raise InvalidArgumentError(f"{what}: elements of {array.dtype}, expected integers")
+    return np.ascontiguousarray(array.reshape(-1), dtype)
+
+
+def like(value: Any, result: np.ndarray[Any, Any] | None) -> Any:
+    """`result` in the framework of `value`; None stays None."""
+    if result is None:
+        return None
+    return sys.modules["torch"].from_numpy(result) if is_torch(value) else result
+
+
+def tensors_of(weights: Any) -> tuple[Any, list[Any]]:
+    """moeblock_tensor[] of a mapping name -> array, and what must be kept alive while it is used."""
+    items: Sequence[tuple[str, Any]] = list(weights.items())
+    tensors = ffi.new("moeblock_tensor[]", max(len(items), 1))
+    keep: list[Any] = []
+    for tensor, (name, value) in zip(tensors, items, strict=False):
+        if not is_torch(value):
+            value = np.asarray(value)
+        if dtype_name(value) not in DTYPES:
+            raise InvalidArgumentError(
+                f"weights: '{name}' has elements of {dtype_name(value)}, which no checkpoint holds"
+            )
+        if value.ndim > lib.MOEBLOCK_MAX_RANK:
+            raise InvalidArgumentError(
+                f"weights: '{name}' has {value.ndim} dimensions, at most {lib.MOEBLOCK_MAX_RANK}"
+            )
+        dense = _dense(value).reshape(value.shape)
+        label = ffi.new("char[]", name.encode())
+        keep += [dense, label]
+        tensor.name = label
+        tensor.dtype = DTYPES[dtype_name(value)]
+        tensor.rank = value.ndim
+        for i in range(value.ndim):
+            tensor.dims[i] = value.shape[i]
+        count = int(np.prod(value.shape, dtype=np.int64))
+        tensor.bytes = count * (dense.element_size() if is_torch(dense) else dense.itemsize)
+        tensor.data = ffi.cast("void *", _address(dense)) if count else ffi.NULL
+    return tensors, keep

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The block: weights in, rows through."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from . import arrays
+from ._library import call, ffi, lib, owned, path_bytes, struct, text
+from .config import Config, Source
+from .context import Context, default_context
+from .errors import InvalidArgumentError
+from .mesh import Mesh
+
+Mode = Literal["prefill", "decode"]
+MODES = {"prefill": lib.MOEBLOCK_PREFILL, "decode": lib.MOEBLOCK_DECODE}
+COMPUTES: dict[str, int] = {
+    name.removeprefix("MOEBLOCK_COMPUTE_").lower(): getattr(lib, name)
+    for name in dir(lib)
+    if name.startswith("MOEBLOCK_COMPUTE_")
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one forward can say beside y. ids and weights: [T, k], slots in descending weight, ties by lower id."""
+
+    y: Any
+    ids: Any = None
+    weights: Any = None
+    expert_load: np.ndarray[Any, Any] | None = None
+    router_state: Any = None
+
+
+class Block:
+    """One MoE block. Calls on one block may come from several threads at once; every call releases the interpreter
+    lock while the library works. The same bits for any number of threads, any batch and both modes."""
+
+    def __init__(
+        self,
+        config: Config | Source,
+        *,
+        layer: int | None = None,
+        compute: str = "auto",
+        threads: int | None = None,
+        context: Context | None = None,
+        mesh: Mesh | None = None,
+    ) -> None:
+        """A block without weights; `load_weights` or `load` gives it some."""
+        if isinstance(config, Config):
+            self.config = config
+        else:
+            self.config = Config(config, layer=layer, context=_context(context, threads))
+        self.context = self.config.context
+        self.mesh = mesh
+        if compute not in COMPUTES:
+            raise InvalidArgumentError(f"creating a block: compute '{compute}', expected one of {', '.join(COMPUTES)}")
+        options = struct("moeblock_block_options", compute=COMPUTES[compute])
+        out = ffi.new("moeblock_block **")
+        mesh_handle = ffi.NULL if mesh is None else mesh.handle
+        call(lib.moeblock_block_create, self.context.handle, self.config.handle, mesh_handle, options, out)
+        self.handle: Any = owned(out, lib.moeblock_block_destroy, self.context.handle, mesh)
+        self._workspaces = _Workspaces(self.handle)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        layer: int | None = None,
+        compute: str = "auto",
+        threads: int | None = None,
+        context: Context | None = None,
+        mesh: Mesh | None = None,
+        settings: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> Block:
+        """One MoE layer of a checkpoint folder as it was published; `layer` None is the first MoE layer."""
+        config = Config(path, layer=layer, settings=settings, context=_context(context, threads))
+        block = cls(config, compute=compute, mesh=mesh)
+        block.load(path, progress=progress)
+        return block
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config | Source,
+        weights: Mapping[str, Any],
+        *,
+        layer: int | None = None,
+        compute: str = "auto",
+        threads: int | None = None,
+        context: Context | None = None,
+        mesh: Mesh | None = None,
+    ) -> Block:
+        """A block from tensors in memory, by their names in the checkpoint (full, from "mlp." on, or bare)."""
+        block = cls(config, layer=layer, compute=compute, threads=threads, context=context, mesh=mesh)
+        block.load_weights(weights)
+        return block
+
+    def load(self, path: str | os.PathLike[str], progress: Callable[[int, int], Any] | None = None) -> None:
+        """Loads the layer's tensors from a checkpoint folder or file. `progress(bytes done, bytes in all)` is called
+        now and then; an exception in it cancels the load and comes out here. A failed load leaves earlier weights."""
+        raised: list[BaseException] = []
+        options, keep = _load_options(progress, raised)
+        try:
+            call(lib.moeblock_block_load_files, self.handle, path_bytes(path), options)
+        except Exception:
+            if raised:
+                raise raised[0] from None
+            raise
+        del keep
+
+    def load_weights(self, weights: Mapping[str, Any]) -> None:
+        """Loads from numpy arrays or torch tensors. They are copied into the library's own packing."""
+        tensors, keep = arrays.tensors_of(weights)
+        call(lib.moeblock_block_load_weights, self.handle, tensors, len(weights))
+        del keep
+
+    def __call__(self, x: Any, *, mode: Mode = "prefill", **inputs: Any) -> Any:
+        """y = MoE(x): x is [..., H], a numpy array or a torch tensor of float32, float16 or bfloat16; y has its shape,
+        type and framework. `inputs`: see run."""
+        return self.run(x, mode=mode, **inputs).y
+
+    def run(
+        self,
+        x: Any,
+        *,
+        mode: Mode = "prefill",
+        aux: Any = None,
+        token_ids: Any = None,
+        token_types: Any = None,
+        seq_lens: Any = None,
+        router_state: Any = None,
+        route: bool = False,
+        load: bool = False,
+    ) -> Result:
+        """Forward with everything that it can take and tell. `aux`: second tensor [..., H]; `token_ids`,
+        `token_types`: one a token; `seq_lens`: lengths that add up to the tokens; `route`: ids and weights as well;
+        `load`: rows per expert as well."""
+        if mode not in MODES:
+            raise InvalidArgumentError(f"forward: mode '{mode}', expected 'prefill' or 'decode'")
+        given = arrays.activation(x, "x")
+        tokens = int(np.prod(given.shape[:-1], dtype=np.int64))
+        y = arrays.empty_like(given)
+        source = struct("moeblock_forward_input", mode=MODES[mode], x=arrays.array_of(given)[0])
+        keep: list[Any] = []
+        if aux is not None:
+            keep.append(arrays.activation(aux, "aux"))
+            source.aux = arrays.array_of(keep[-1])[0]
+        for name, value, dtype, ctype in (
+            ("token_ids", token_ids, "int64", "int64_t *"),
+            ("token_types", token_types, "int32", "int32_t *"),
+            ("seq_lens", seq_lens, "int64", "int64_t *"),
+        ):
+            if value is None:
+                continue
+            keep.append(arrays.integers(value, dtype, name))
+            if name != "seq_lens" and keep[-1].size != tokens:
+                raise InvalidArgumentError(f"forward: {keep[-1].size} {name} for {tokens} tokens, expected one a token")
+            setattr(source, name, ffi.cast(ctype, keep[-1].ctypes.data))
+            if name == "seq_lens":
+                source.n_seq = keep[-1].size
+        target = struct("moeblock_forward_output", y=arrays.array_of(y)[0])
+        ids = weights = counts = state = None
+        if route:
+            shape = (tokens, self.config.num_experts_per_tok)
+            ids, weights = np.empty(shape, np.int32), np.empty(shape, np.float32)
+            target.ids = ffi.cast("int32_t *", ids.ctypes.data)
+            target.weights = ffi.cast("float *", weights.ctypes.data)
+        if load:
+            counts = np.zeros(self.config.num_experts, np.int64)
+            stats = struct("moeblock_forward_stats", expert_load=ffi.cast("int64_t *", counts.ctypes.data))
+            target.stats = stats
+        if router_state is not None:
+            keep.append(np.ascontiguousarray(router_state, np.float32))
+            source.router_state = ffi.cast("float *", keep[-1].ctypes.data)
+        with self._workspaces.lent(tokens) as workspace:
+            call(lib.moeblock_block_forward, self.handle, workspace, source, target)
+        return Result(y, arrays.like(x, ids), arrays.like(x, weights), counts, state)
+
+    def route(self, x: Any, **inputs: Any) -> tuple[Any, Any]:
+        """ids int32 [T, k] and weights float32 [T, k] as they multiply the experts."""
+        result = self.run(x, route=True, **inputs)
+        return result.ids, result.weights
+
+    def expert_load(self, x: Any, **inputs: Any) -> np.ndarray[Any, Any]:
+        """Rows that each routed expert gets: int64 [num_experts]."""
+        result = self.run(x, load=True, **inputs)
+        assert result.expert_load is not None
+        return result.expert_load
+
+    def experts(self, x: Any, ids: Any, weights: Any) -> Any:
+        """The routed experts alone on given ids and weights [T, k] (id -1: an empty slot): no router, no shared
+        expert, no scale on the routed output."""
+        given = arrays.activation(x, "x")
+        tokens = int(np.prod(given.shape[:-1], dtype=np.int64))
+        chosen = arrays.integers(ids, "int32", "ids")
+        factors = weights.detach().float().cpu().numpy() if arrays.is_torch(weights) else np.asarray(weights)
+        factors = np.ascontiguousarray(factors.reshape(-1), np.float32)
+        k = chosen.size // tokens if tokens else self.config.num_experts_per_tok
+        if chosen.size != tokens * k or factors.size != chosen.size:
+            raise InvalidArgumentError(
+                f"experts: {chosen.size} ids and {factors.size} weights for {tokens} tokens, expected k of each a token"
+            )
+        y = arrays.empty_like(given)
+        with self._workspaces.lent(tokens) as workspace:
+            call(
+                lib.moeblock_block_forward_experts,
+                self.handle,
+                workspace,
+                arrays.array_of(given),
+                ffi.cast("int32_t *", chosen.ctypes.data),
+                ffi.cast("float *", factors.ctypes.data),
+                k,
+                arrays.array_of(y),
+            )
+        return y
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """compute, format, packed_bytes, expert_packed_bytes, chunk_tokens; before a load what is known."""
+        info = struct("moeblock_block_info")
+        lib.moeblock_block_get_info(self.handle, info)
+        names = {number: name for name, number in COMPUTES.items()}
+        return {
+            "compute": names.get(info.compute, "?"),
+            "format": text(info.format),
+            "packed_bytes": int(info.packed_bytes),
+            "expert_packed_bytes": int(info.expert_packed_bytes),
+            "chunk_tokens": int(info.chunk_tokens),
+        }
+
+    def __repr__(self) -> str:
+        return f"Block({self.config!r}, {self.info})"
+
+
+class _Workspaces:
+    """Workspaces of one block that no forward uses right now, largest last. One that is lent belongs to one call."""
+
+    KEPT = 4
+
+    def __init__(self, block: Any) -> None:
+        self._block = block
+        self._lock = threading.Lock()
+        self._idle: list[tuple[int, Any]] = []
+
+    def lent(self, tokens: int) -> _Lent:
+        return _Lent(self, tokens)
+
+    def take(self, tokens: int) -> tuple[int, Any]:
+        with self._lock:
+            for i, (capacity, _) in enumerate(self._idle):
+                if capacity >= tokens:
+                    return self._idle.pop(i)
+            # A longer input than any before: what is there is too small for it and for its like.
+            self._idle.clear()
+        capacity = max(16, 1 << max(tokens - 1, 0).bit_length())
+        out = ffi.new("moeblock_workspace **")
+        call(lib.moeblock_workspace_create, self._block, capacity, ffi.NULL, 0, out)
+        return capacity, owned(out, lib.moeblock_workspace_destroy, self._block)
+
+    def give_back(self, workspace: tuple[int, Any]) -> None:
+        with self._lock:
+            if len(self._idle) < self.KEPT:
+                self._idle.append(workspace)
+                self._idle.sort(key=lambda pair: pair[0])
+
+    def clear(self) -> None:
+        with self._lock:
+            self._idle.clear()
+
+
+class _Lent:
+    def __init__(self, workspaces: _Workspaces, tokens: int) -> None:
+        self._workspaces = workspaces
+        self._workspace = workspaces.take(tokens)
+
+    def __enter__(self) -> Any:
+        return self._workspace[1]
+
+    def __exit__(self, *_: object) -> None:
+        self._workspaces.give_back(self._workspace)
+
+
+def _context(context: Context | None, threads: int | None) -> Context:
+    if context is not None:
+        return context
+    return default_context() if threads is None else Context(threads)
+
+
+def _load_options(progress: Callable[[int, int], Any] | None, raised: list[BaseException]) -> tuple[Any, Any]:
+    if progress is None:
+        return ffi.NULL, None
+
+    @ffi.callback("int(void *, uint64_t, uint64_t)")  # type: ignore[untyped-decorator]
+    def report(_: Any, done: int, total: int) -> int:
+        try:
+            progress(int(done), int(total))
+        except BaseException as error:
+            raised.append(error)
+            return 1
+        return 0
+
+    return struct("moeblock_load_options", progress=report), report
