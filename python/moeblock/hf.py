@@ -59,7 +59,7 @@ def _is_experts(module: torch.nn.Module) -> bool:
     return hasattr(module, "_apply_gate") and hasattr(forward, "__wrapped__") and "down_proj" in tensors_of(module)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def experts_forward(
     module: torch.nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
@@ -96,7 +96,7 @@ class ReleasedParameter(torch.nn.Parameter):
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         if getattr(function, "__name__", "") in _ABOUT:
-            return super().__torch_function__(function, types, arguments, options or {})
+            return super().__torch_function__(function, types, arguments, options or {})  # type: ignore[no-untyped-call]
         raise WrongStateError(
             "this parameter's values were packed by moeblock and released; load the model again, or prepare it with "
             "release=False, to read them"
@@ -121,5 +121,5 @@ def _release(module: torch.nn.Module, packed: PackedExperts) -> None:
     for name, tensor in tensors_of(module).items():
         if isinstance(tensor, torch.nn.Parameter):
             empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-            module._parameters[name] = empty.as_subclass(ReleasedParameter)  # type: ignore[assignment]
+            module._parameters[name] = empty.as_subclass(ReleasedParameter)
     packed.versions = versions_of(module)

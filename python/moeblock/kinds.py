@@ -29,11 +29,8 @@ class Need(NamedTuple):
 
 
 class Router(Protocol):
-    """`Router(config, hidden=, experts=, top_k=)`; config is the object at router.config."""
-
-    def needs(self, layer: int) -> Sequence[Need]: ...
-
-    def load(self, tensors: dict[str, Array]) -> None: ...
+    """`Router(config, hidden=, experts=, top_k=)`; config is the object at router.config. One with tensors has
+    `needs(layer)`, which lists a Need for each, and `load(tensors)`, which gets them by name."""
 
     def select(
         self, x: Array, aux: Array | None, token_ids: Array | None, token_types: Array | None
@@ -43,16 +40,9 @@ class Router(Protocol):
 
 
 class Expert(Protocol):
-    """`Expert(config, experts=, hidden=, intermediate=, shared=)`; config is the object at experts.config. With
-    experts.distributed.intermediate_size 0 `inner` is not called and `outer` gets the rows themselves."""
-
-    def needs(self, layer: int) -> Sequence[Need]: ...
-
-    def load(self, tensors: dict[str, Array]) -> None: ...
-
-    def inner(self, expert: int, rows: Array) -> Array:
-        """Rows [m, hidden] of one expert -> activations [m, intermediate]."""
-        ...
+    """`Expert(config, experts=, hidden=, intermediate=, shared=)`; config is the object at experts.config. Tensors as
+    a router's. `inner(expert, rows)` makes activations [m, intermediate] of rows [m, hidden]; it is not called with
+    experts.distributed.intermediate_size 0, where `outer` gets the rows themselves."""
 
     def outer(self, expert: int, rows: Array) -> Array:
         """Activations [m, intermediate] -> outputs [m, hidden]."""
