@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A transformers experts module as a block of ours: its parameters packed, its activation found, its routing taken."""
+"""The experts of a transformers module as a block of ours: parameters packed, routing taken from the model."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from .config import Config
 from .context import Context, default_context
 from .errors import InvalidArgumentError, InvalidConfigError, UnsupportedError, WrongStateError
 from .kinds import register_router
+
+Tensor = torch.Tensor
 
 
 class _Given:
@@ -33,86 +36,91 @@ def _with_router(context: Context) -> Context:
     return context
 
 
-_BIASES = ("gate_up_proj_bias", "up_proj_bias", "down_proj_bias")
-_SCALES = {torch.float8_e4m3fn: "_scale_inv"}
+@dataclass
+class Experts:
+    """What a module's experts are, in our words: tensors by their place, and the keys that describe them."""
+
+    experts: int
+    hidden: int
+    intermediate: int
+    tensors: dict[str, Tensor]  # by the names in `weights`
+    distributed: dict[str, Any]  # activation and the like
+    weights: dict[str, Any]  # layout, orientation, gate_up
+    weight_on_input: bool = False
+    parameters: dict[str, Tensor] = field(default_factory=dict)  # of the module, to notice a change; `tensors` if none
+
+    def description(self) -> dict[str, Any]:
+        return {
+            "model": {"hidden_size": self.hidden, "num_experts": self.experts, "num_experts_per_tok": 1},
+            "router": {"type": "given", "config": {"apply_weight": "input"} if self.weight_on_input else {}},
+            "experts": {"distributed": {"intermediate_size": self.intermediate, **self.distributed}, "shared": False},
+            "weights": {"module_prefix": "", **self.weights},
+        }
 
 
-def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters that experts have, by name."""
-    names = ("gate_up_proj", "up_proj", "down_proj", *_BIASES)
+_STACKED = {
+    "gate_up": "gate_up_proj",
+    "up": "up_proj",
+    "down": "down_proj",
+    "gate_up_bias": "gate_up_proj_bias",
+    "up_bias": "up_proj_bias",
+    "down_bias": "down_proj_bias",
+}
+
+
+def stacked_experts(module: Any) -> Experts:
+    """A module that carries the decorator of the experts interface. UnsupportedError says what it has that we lack."""
+    names = [*_STACKED.values(), "gate_up_proj_scale_inv", "up_proj_scale_inv", "down_proj_scale_inv"]
     found = {name: getattr(module, name, None) for name in names}
-    found |= {f"{name}_scale_inv": getattr(module, f"{name}_scale_inv", None) for name in names[:3]}
-    return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
-
-
-def describe(module: torch.nn.Module) -> dict[str, Any]:
-    """Our description of a module's experts. UnsupportedError with the reason when there is none."""
-    flags: Any = module
-    tensors = tensors_of(module)
-    gated = bool(getattr(flags, "has_gate", True))
+    tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    gated = bool(getattr(module, "has_gate", True))
     inward = tensors.get("gate_up_proj" if gated else "up_proj")
-    if inward is None or "down_proj" not in tensors or inward.ndim != 3:
+    if inward is None or inward.ndim != 3 or "down_proj" not in tensors:
         raise UnsupportedError("its parameters are not the stacked ones that moeblock packs")
-    if getattr(flags, "has_post_expert_norm", False):
+    if getattr(module, "has_post_expert_norm", False):
         raise UnsupportedError("a norm follows each expert")
-    if getattr(flags, "activation_scheme", "dynamic") == "static":
+    if getattr(module, "activation_scheme", "dynamic") == "static":
         raise UnsupportedError("its activations are quantised with stored scales")
-    activation = activation_of(module)
-    if activation is None:
-        raise UnsupportedError("its activation is none that moeblock computes")
-    transposed = bool(getattr(flags, "is_transposed", False))
-    experts, rows, columns = inward.shape
-    if transposed:
-        rows, columns = columns, rows
-    order = "concatenated" if getattr(flags, "is_concatenated", True) else "interleaved"
-    return {
-        "model": {"hidden_size": columns, "num_experts": experts, "num_experts_per_tok": 1},
-        "router": {"type": "given"},
-        "experts": {
-            "distributed": {
-                "intermediate_size": rows // 2 if gated else rows,
-                "gated": gated,
-                "bias": "down_proj_bias" in tensors,
-                **activation,
-            },
-            "shared": False,
-        },
-        "weights": {
-            "module_prefix": "experts",
+    transposed = bool(getattr(module, "is_transposed", False))
+    rows, hidden = inward.shape[:0:-1] if transposed else inward.shape[1:]
+    order = "concatenated" if getattr(module, "is_concatenated", True) else "interleaved"
+    return Experts(
+        experts=inward.shape[0],
+        hidden=hidden,
+        intermediate=rows // 2 if gated else rows,
+        tensors=tensors,
+        distributed={"gated": gated, "bias": "down_proj_bias" in tensors, **known_activation(module)},
+        weights={
             "layout": "stacked",
             "orientation": "input_major" if transposed else "output_major",
             "gate_up": order if gated else "separate",
-            "names": {
-                "gate_up": "gate_up_proj",
-                "up": "up_proj",
-                "down": "down_proj",
-                "gate_up_bias": "gate_up_proj_bias",
-                "up_bias": "up_proj_bias",
-                "down_bias": "down_proj_bias",
-            },
+            "names": _STACKED,
         },
-    }
+    )
+
+
+def known_activation(module: Any) -> dict[str, Any]:
+    keys = activation_of(module)
+    if keys is None:
+        raise UnsupportedError("its activation is none that moeblock computes")
+    return keys
 
 
 class PackedExperts:
-    """The experts of one module, packed. `forward` has the contract of the experts interface."""
+    """Experts packed in a block. `forward` has the contract of the experts interface."""
 
-    def __init__(self, module: torch.nn.Module, context: Context | None = None) -> None:
-        description = describe(module)
-        tensors = tensors_of(module)
-        if any(tensor.device.type != "cpu" for tensor in tensors.values()):
-            raise UnsupportedError(f"its parameters are on {next(iter(tensors.values())).device}, not on the CPU")
-        self.num_experts = int(description["model"]["num_experts"])
-        self.versions = versions_of(module)
-        chosen = _with_router(context or default_context())
+    def __init__(self, experts: Experts, context: Context | None = None) -> None:
+        device = next(iter(experts.tensors.values())).device
+        if device.type != "cpu":
+            raise UnsupportedError(f"its parameters are on {device}, not on the CPU")
+        self.num_experts = experts.experts
         try:
-            config = Config(description, context=chosen)
+            config = Config(experts.description(), context=_with_router(context or default_context()))
         except InvalidConfigError as error:
             raise UnsupportedError(str(error)) from error
-        named = {f"experts.{name}": tensor.detach() for name, tensor in tensors.items()}
-        self.block = Block.from_config(config, named)
+        self.block = Block.from_config(config, {name: tensor.detach() for name, tensor in experts.tensors.items()})
 
-    def forward(self, hidden_states: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """[S, H], ids [S, k] (num_experts and above: a slot of another rank), weights [S, k] -> [S, H]."""
         if torch.is_grad_enabled() and (hidden_states.requires_grad or weights.requires_grad):
             raise InvalidArgumentError(
@@ -121,10 +129,5 @@ class PackedExperts:
             )
         chosen = ids.detach().numpy()
         chosen = np.where((chosen >= 0) & (chosen < self.num_experts), chosen, -1)
-        result: torch.Tensor = self.block.experts(hidden_states.detach(), chosen, weights.detach())
+        result: Tensor = self.block.experts(hidden_states.detach(), chosen, weights.detach())
         return result
-
-
-def versions_of(module: torch.nn.Module) -> tuple[Any, ...]:
-    """What changes when a parameter is written or replaced."""
-    return tuple((name, id(tensor), tensor._version) for name, tensor in tensors_of(module).items())
