@@ -31,7 +31,7 @@ class _Given:
 
 
 @functools.lru_cache(maxsize=1)
-def _with_router(context: Context) -> Context:
+def with_router(context: Context) -> Context:
     register_router("given", _Given, context=context)
     return context
 
@@ -109,16 +109,22 @@ def known_activation(module: Any) -> dict[str, Any]:
 class PackedExperts:
     """Experts packed in a block. `forward` has the contract of the experts interface."""
 
-    def __init__(self, experts: Experts, context: Context | None = None) -> None:
+    def __init__(self, block: Block, num_experts: int) -> None:
+        self.block = block
+        self.num_experts = num_experts
+
+    @classmethod
+    def of(cls, experts: Experts, context: Context | None = None) -> PackedExperts:
+        """Packs tensors. UnsupportedError says what is in the way."""
         device = next(iter(experts.tensors.values())).device
         if device.type != "cpu":
             raise UnsupportedError(f"its parameters are on {device}, not on the CPU")
-        self.num_experts = experts.experts
         try:
-            config = Config(experts.description(), context=_with_router(context or default_context()))
+            config = Config(experts.description(), context=with_router(context or default_context()))
         except InvalidConfigError as error:
             raise UnsupportedError(str(error)) from error
-        self.block = Block.from_config(config, {name: tensor.detach() for name, tensor in experts.tensors.items()})
+        tensors = {name: tensor.detach() for name, tensor in experts.tensors.items()}
+        return cls(Block.from_config(config, tensors), experts.experts)
 
     def forward(self, hidden_states: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """[S, H], ids [S, k] (num_experts and above: a slot of another rank), weights [S, k] -> [S, H]."""

@@ -15,6 +15,7 @@ from ._hf_experts import Experts, PackedExperts, Tensor, known_activation, stack
 class Patch(NamedTuple):
     experts: Callable[[Any], Experts]
     forward: Callable[..., Any]  # (module, packed, *arguments of the module's own forward)
+    holders: tuple[str, ...] = ()  # classes that own the experts' parameters and no others
 
 
 class _Plain:
@@ -95,7 +96,8 @@ def _longcat_experts(module: Any) -> Experts:
 def _longcat_forward(module: Any, packed: PackedExperts, rows: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     """Experts beyond the routed ones hand their input on."""
     kept = (weights * (ids >= module.num_routed_experts)).sum(dim=-1, keepdim=True)
-    return packed.forward(rows, ids, weights) + (rows * kept).to(rows.dtype)
+    handed_on: Tensor = (rows * kept).to(rows.dtype)
+    return packed.forward(rows, ids, weights) + handed_on
 
 
 def _jetmoe_experts(moe: Any) -> Experts:
@@ -143,10 +145,10 @@ def _interface_forward(module: Any, packed: PackedExperts, rows: Tensor, ids: Te
 
 
 PATCHES: dict[str, Patch] = {
-    "DbrxExperts": Patch(_dbrx_experts, _dbrx_forward),
+    "DbrxExperts": Patch(_dbrx_experts, _dbrx_forward, ("DbrxExpertGLU",)),
     "JetMoeMoE": Patch(_jetmoe_experts, _jetmoe_forward),
-    "Llama4TextMoe": Patch(_llama4_experts, _llama4_forward),
-    "LongcatFlashExperts": Patch(_longcat_experts, _longcat_forward),
-    "Step3p7Experts": Patch(stacked_experts, _interface_forward),
+    "Llama4TextMoe": Patch(_llama4_experts, _llama4_forward, ("Llama4TextExperts",)),
+    "LongcatFlashExperts": Patch(_longcat_experts, _longcat_forward, ("LongcatFlashExperts",)),
+    "Step3p7Experts": Patch(stacked_experts, _interface_forward, ("Step3p7Experts",)),
     "SwitchTransformersExperts": Patch(_switch_experts, _switch_forward),
 }

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from ._hf_experts import Experts, PackedExperts, stacked_experts
+from ._hf_load import decorated, experts_of_layer, layer_of, load_without_experts
 from ._hf_patch import PATCHES
+from .context import Context, default_context
 from .errors import UnsupportedError, WrongStateError
 
-__all__ = ["NAME", "patch", "prepare", "register"]
+__all__ = ["NAME", "from_pretrained", "patch", "prepare", "register"]
 
 NAME = "moeblock"
 _log = logging.getLogger(__name__)
@@ -32,18 +35,16 @@ _warned: set[type] = set()
 class _Packed:
     """The packed experts of one module; None when they cannot be served."""
 
-    def __init__(self, module: torch.nn.Module, find: Callable[[Any], Experts]) -> None:
+    def __init__(self, find: Callable[[Any], Experts], experts: PackedExperts | None = None) -> None:
         self.find = find
-        self.experts: PackedExperts | None = None
-        self.versions: tuple[Any, ...] = ()
-        self.released = False
-        self.pack(module)
+        self.experts = experts
+        self.served: list[tuple[torch.nn.Module, str, torch.Tensor, int]] = []  # parameters as they were packed
 
     def pack(self, module: torch.nn.Module) -> None:
         try:
             found = self.find(module)
-            self.versions = _versions(found)
-            self.experts = PackedExperts(found)
+            self.experts = PackedExperts.of(found)
+            self.served = list(_parameters(module, found))
         except UnsupportedError as error:
             if type(module) not in _warned:
                 _warned.add(type(module))
@@ -52,21 +53,40 @@ class _Packed:
 
     def current(self, module: torch.nn.Module) -> PackedExperts | None:
         """Packed again when a parameter was written or replaced since."""
-        if self.experts is not None and not self.released and self.versions != _versions(self.find(module)):
-            self.pack(module)
+        for owner, name, tensor, version in self.served:
+            if owner._parameters.get(name) is not tensor or _version(tensor) != version:
+                self.pack(module)
+                break
         return self.experts
+
+    def release(self) -> None:
+        """Frees the parameters' memory; what is served from files has none."""
+        for owner, name, tensor, _ in self.served:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            owner._parameters[name] = empty.as_subclass(ReleasedParameter)
+        self.served = []
+
+
+def _parameters(module: torch.nn.Module, found: Experts) -> Iterator[tuple[torch.nn.Module, str, torch.Tensor, int]]:
+    served = {id(tensor) for tensor in (found.parameters or found.tensors).values()}
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if id(parameter) in served:
+                yield owner, name, parameter, _version(parameter)
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Counts the writes to a tensor; those made under inference_mode do not count them."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 _packed: weakref.WeakKeyDictionary[torch.nn.Module, _Packed] = weakref.WeakKeyDictionary()
 
 
-def _versions(found: Experts) -> tuple[Any, ...]:
-    return tuple((id(tensor), tensor._version) for tensor in (found.parameters or found.tensors).values())
-
-
 def _of(module: torch.nn.Module, find: Callable[[Any], Experts] = stacked_experts) -> _Packed:
     if module not in _packed:
-        _packed[module] = _Packed(module, find)
+        _packed[module] = _Packed(find)
+        _packed[module].pack(module)
     return _packed[module]
 
 
@@ -111,6 +131,24 @@ def patch(model: torch.nn.Module) -> int:
     return count
 
 
+def from_pretrained(path: str | os.PathLike[str], *, context: Context | None = None, **options: Any) -> Any:
+    """The model of a checkpoint folder, its experts read straight from the files in their stored number format and
+    never expanded; everything else as transformers' own from_pretrained(path, **options) loads it."""
+    register()
+    model = load_without_experts(path, options)
+    for name, module in model.named_modules():
+        row = PATCHES.get(type(module).__name__)
+        served = row.holders if row else decorated(type(module))
+        if served:
+            find = row.experts if row else stacked_experts
+            _packed[module] = _Packed(find, experts_of_layer(path, layer_of(name), context or default_context()))
+    patch(model)  # also packs what could not be left out of the load
+    prepare(model, release=True)
+    if any(decorated(type(module)) for module in model.modules()):
+        model.set_experts_implementation(NAME)
+    return model.eval()
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _patched_forward(reference: Any, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     module = reference()
@@ -122,15 +160,14 @@ def prepare(model: torch.nn.Module, release: bool = False) -> int:
     memory is freed: whoever reads one afterwards is told so."""
     count = 0
     for module in list(model.modules()):
-        decorated = hasattr(module, "_apply_gate") and hasattr(type(module).forward, "__wrapped__")
-        if not decorated and module not in _packed:
+        if not decorated(type(module)) and module not in _packed:
             continue
         packed = _of(module)
         if packed.current(module) is None:
             continue
         count += 1
-        if release and not packed.released:
-            _release(module, packed)
+        if release:
+            packed.release()
     return count
 
 
@@ -149,14 +186,3 @@ class ReleasedParameter(torch.nn.Parameter):
 
 # What can be asked of a tensor without its values: properties, whose getters share a name, and sizes.
 _ABOUT = {"__get__", "size", "dim", "stride", "numel", "element_size", "is_floating_point", "__hash__"}
-
-
-def _release(module: torch.nn.Module, packed: _Packed) -> None:
-    found = packed.find(module)
-    served = {id(tensor) for tensor in (found.parameters or found.tensors).values()}
-    for owner in module.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
-            if id(parameter) in served:
-                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
-                owner._parameters[name] = empty.as_subclass(ReleasedParameter)
-    packed.released = True
