@@ -19,6 +19,12 @@ set_target_properties(moeblock-cli PROPERTIES INSTALL_RPATH "$ORIGIN/../lib")
 install(TARGETS moeblock LIBRARY DESTINATION moeblock/lib COMPONENT python NAMELINK_SKIP)
 install(TARGETS moeblock-cli RUNTIME DESTINATION moeblock/bin COMPONENT python)
 
+# What runs moeblock's tasks on the threads of torch.
+add_library(moeblock-openmp MODULE ${PROJECT_SOURCE_DIR}/python/openmp.c)
+target_link_libraries(moeblock-openmp PRIVATE moeblock-flags)
+target_include_directories(moeblock-openmp PRIVATE include)
+install(TARGETS moeblock-openmp LIBRARY DESTINATION moeblock/lib COMPONENT python)
+
 find_library(jansson_file NAMES jansson HINTS ${jansson_LIBRARY_DIRS} REQUIRED)
 file(REAL_PATH ${jansson_file} jansson_real)
 install(CODE "

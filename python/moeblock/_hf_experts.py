@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from ._hf_gate import activation_of
+from ._openmp import torch_context
 from .block import Block
 from .config import Config
-from .context import Context, default_context
+from .context import Context
 from .errors import InvalidArgumentError, InvalidConfigError, UnsupportedError, WrongStateError
 from .kinds import register_router
 
@@ -30,7 +31,7 @@ class _Given:
         raise WrongStateError("a block of experts has no router: it takes ids and weights")
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def with_router(context: Context) -> Context:
     register_router("given", _Given, context=context)
     return context
@@ -47,11 +48,12 @@ class Experts:
     distributed: dict[str, Any]  # activation and the like
     weights: dict[str, Any]  # layout, orientation, gate_up
     weight_on_input: bool = False
+    top_k: int = 1  # slots that a token usually has: what one pass makes room for
     parameters: dict[str, Tensor] = field(default_factory=dict)  # of the module, to notice a change; `tensors` if none
 
     def description(self) -> dict[str, Any]:
         return {
-            "model": {"hidden_size": self.hidden, "num_experts": self.experts, "num_experts_per_tok": 1},
+            "model": {"hidden_size": self.hidden, "num_experts": self.experts, "num_experts_per_tok": self.top_k},
             "router": {"type": "given", "config": {"apply_weight": "input"} if self.weight_on_input else {}},
             "experts": {"distributed": {"intermediate_size": self.intermediate, **self.distributed}, "shared": False},
             "weights": {"module_prefix": "", **self.weights},
@@ -88,6 +90,7 @@ def stacked_experts(module: Any) -> Experts:
         experts=inward.shape[0],
         hidden=hidden,
         intermediate=rows // 2 if gated else rows,
+        top_k=usual_top_k(module, inward.shape[0]),
         tensors=tensors,
         distributed={"gated": gated, "bias": "down_proj_bias" in tensors, **known_activation(module)},
         weights={
@@ -97,6 +100,14 @@ def stacked_experts(module: Any) -> Experts:
             "names": _STACKED,
         },
     )
+
+
+def usual_top_k(module: Any, experts: int) -> int:
+    """k as the module's configuration spells it; 8 when it says nothing."""
+    config = getattr(module, "config", None)
+    names = ("num_experts_per_tok", "moe_top_k", "moe_topk", "moe_k", "top_k_experts", "num_experts_per_token")
+    found = [value for name in names if isinstance(value := getattr(config, name, None), int) and value > 0]
+    return min(found[0] if found else 8, experts)
 
 
 def known_activation(module: Any) -> dict[str, Any]:
@@ -120,7 +131,9 @@ class PackedExperts:
         if device.type != "cpu":
             raise UnsupportedError(f"its parameters are on {device}, not on the CPU")
         try:
-            config = Config(experts.description(), context=with_router(context or default_context()))
+            config = Config(
+                experts.description(), context=with_router(context or torch_context(torch.get_num_threads()))
+            )
         except InvalidConfigError as error:
             raise UnsupportedError(str(error)) from error
         tensors = {name: tensor.detach() for name, tensor in experts.tensors.items()}

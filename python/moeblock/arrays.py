@@ -5,6 +5,7 @@ torch is never imported here: a tensor can only come from a program that has imp
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +34,7 @@ DTYPES: dict[str, int] = {
     "float8_e5m2": lib.MOEBLOCK_F8_E5M2,
     "float8_e8m0fnu": lib.MOEBLOCK_F8_E8M0,
 }
+_ARRAY, _VOID = ffi.typeof("moeblock_array *"), ffi.typeof("void *")
 ACTIVATIONS = ("float32", "float16", "bfloat16")
 
 
@@ -62,8 +64,16 @@ def _dense(value: Any) -> Any:
     return value.detach().contiguous()
 
 
+def _is_dense(value: Any) -> bool:
+    if is_torch(value):
+        return bool(value.is_contiguous())
+    return bool(value.flags.c_contiguous and value.flags.aligned and value.dtype.isnative)
+
+
 def _usable(value: Any) -> bool:
     """Whether the library can read the rows where they are: whole elements, the last dimension without gaps."""
+    if _is_dense(value):
+        return True
     if value.ndim == 0 or 0 in value.shape:
         return False
     if not is_torch(value) and (
@@ -100,14 +110,13 @@ def activation(value: Any, what: str) -> Any:
 
 def array_of(value: Any) -> Any:
     """moeblock_array over an activation. `value` must outlive it."""
-    array = ffi.new("moeblock_array *")
+    array = ffi.new(_ARRAY)
     array.dtype = DTYPES[dtype_name(value)]
     array.rank = value.ndim
-    strides = _strides(value) if _usable(value) else (0,) * value.ndim
-    for i in range(value.ndim):
-        array.dims[i] = value.shape[i]
-        array.strides[i] = strides[i]
-    array.data = ffi.cast("void *", _address(value))
+    array.dims[0 : value.ndim] = value.shape
+    if not _is_dense(value):  # strides of zero mean a dense array
+        array.strides[0 : value.ndim] = _strides(value)
+    array.data = ffi.cast(_VOID, _address(value))
     return array
 
 
@@ -118,12 +127,23 @@ def empty_like(value: Any) -> Any:
     return np.empty(value.shape, value.dtype)
 
 
+def tokens_of(value: Any) -> int:
+    """Rows of an activation: the product of all dimensions but the last."""
+    return math.prod(value.shape[:-1])
+
+
 def integers(value: Any, dtype: str, what: str) -> Any:
     """Ids or lengths as a dense numpy array of `dtype`."""
     array = np.asarray(value.detach().cpu().numpy() if is_torch(value) else value)
     if array.size and array.dtype.kind not in "iu":
         raise InvalidArgumentError(f"{what}: elements of {array.dtype}, expected integers")
     return np.ascontiguousarray(array.reshape(-1), dtype)
+
+
+def float32(value: Any) -> Any:
+    """Factors as a dense float32 numpy array of one dimension."""
+    array = value.detach().float().cpu().numpy() if is_torch(value) else np.asarray(value)
+    return np.ascontiguousarray(array.reshape(-1), np.float32)
 
 
 def like(value: Any, result: np.ndarray[Any, Any] | None) -> Any:

@@ -16,7 +16,6 @@ import torch
 
 from . import hf
 from .commands import info
-from .context import set_threads
 
 # Real widths of published models; two layers, and a small vocabulary, so that the experts are what is timed.
 WIDTHS: dict[str, dict[str, Any]] = {
@@ -116,11 +115,14 @@ def overhead() -> float:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tiny = {"hidden_size": 64, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
-    model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-        AutoConfig.for_model("qwen3_moe", **SMALL, **tiny, num_attention_heads=2, num_key_value_heads=2, head_dim=32)
-    ).eval()
-    cases = layer_cases(model, 1)
-    return statistics.median(in_turns({hf.NAME: cases[hf.NAME]}, 0.2, 100)[hf.NAME])
+    config = AutoConfig.for_model(
+        "qwen3_moe", **SMALL, **tiny, num_attention_heads=2, num_key_value_heads=2, head_dim=32
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
+    module = next(m for m in model.modules() if hasattr(m, "_apply_gate"))
+    rows, ids, weights = torch.randn(1, 64), torch.tensor([[1, 3]]), torch.tensor([[0.5, 0.5]])
+    times = in_turns({hf.NAME: lambda: hf.experts_forward(module, rows, ids, weights)}, 0.2, 1000)
+    return statistics.median(times[hf.NAME])
 
 
 def measure(family: str, tokens: list[int], least_seconds: float) -> list[dict[str, Any]]:
@@ -163,7 +165,6 @@ def main() -> None:
     parser.add_argument("--json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    set_threads(arguments.threads)
     hf.register()
     machine = info()
     print(

@@ -147,7 +147,7 @@ class Block:
         if mode not in MODES:
             raise InvalidArgumentError(f"forward: mode '{mode}', expected 'prefill' or 'decode'")
         given = arrays.activation(x, "x")
-        tokens = int(np.prod(given.shape[:-1], dtype=np.int64))
+        tokens = arrays.tokens_of(given)
         y = arrays.empty_like(given)
         source = struct("moeblock_forward_input", mode=MODES[mode], x=arrays.array_of(given)[0])
         keep: list[Any] = []
@@ -200,17 +200,18 @@ class Block:
         """The routed experts alone on given ids and weights [T, k] (id -1: an empty slot): no router, no shared
         expert, no scale on the routed output."""
         given = arrays.activation(x, "x")
-        tokens = int(np.prod(given.shape[:-1], dtype=np.int64))
+        tokens = arrays.tokens_of(given)
         chosen = arrays.integers(ids, "int32", "ids")
-        factors = weights.detach().float().cpu().numpy() if arrays.is_torch(weights) else np.asarray(weights)
-        factors = np.ascontiguousarray(factors.reshape(-1), np.float32)
+        factors = arrays.float32(weights)
         k = chosen.size // tokens if tokens else self.config.num_experts_per_tok
         if chosen.size != tokens * k or factors.size != chosen.size:
             raise InvalidArgumentError(
                 f"experts: {chosen.size} ids and {factors.size} weights for {tokens} tokens, expected k of each a token"
             )
         y = arrays.empty_like(given)
-        with self._workspaces.lent(tokens) as workspace:
+        # A workspace holds the slots of the configuration's k; with a larger one it would take several passes.
+        room = -(-tokens * k // self.config.num_experts_per_tok)
+        with self._workspaces.lent(max(room, tokens)) as workspace:
             call(
                 lib.moeblock_block_forward_experts,
                 self.handle,

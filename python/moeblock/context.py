@@ -15,12 +15,17 @@ class Context:
 
     Works after a fork: the child starts a team of its own. Freed when nothing made from it is left."""
 
-    def __init__(self, threads: int = 0, level: str | None = None) -> None:
+    def __init__(self, threads: int = 0, level: str | None = None, *, parallel: Any = None) -> None:
+        """`parallel`: (user, workers, run) of a parallel-for of the host's own, C pointers all of them."""
         name = ffi.NULL if level is None else ffi.new("char[]", level.encode())
         options = struct("moeblock_context_options", threads=threads, cpu_level=name)
+        host = ffi.new("moeblock_parallel *")
+        if parallel is not None:
+            host.user, host.workers, host.run = parallel
+            options.parallel = host
         out = ffi.new("moeblock_context **")
         call(lib.moeblock_context_create, options, out)
-        self.handle: Any = owned(out, lib.moeblock_context_destroy)
+        self.handle: Any = owned(out, lib.moeblock_context_destroy, parallel)
         self.callbacks: list[Any] = []  # of routers and experts written in Python: alive as long as the context
 
     @property

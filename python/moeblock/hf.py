@@ -22,7 +22,8 @@ import torch
 from ._hf_experts import Experts, PackedExperts, stacked_experts
 from ._hf_load import decorated, experts_of_layer, layer_of, load_without_experts
 from ._hf_patch import PATCHES
-from .context import Context, default_context
+from ._openmp import torch_context
+from .context import Context
 from .errors import UnsupportedError, WrongStateError
 
 __all__ = ["NAME", "from_pretrained", "patch", "prepare", "register"]
@@ -135,13 +136,14 @@ def from_pretrained(path: str | os.PathLike[str], *, context: Context | None = N
     """The model of a checkpoint folder, its experts read straight from the files in their stored number format and
     never expanded; everything else as transformers' own from_pretrained(path, **options) loads it."""
     register()
+    chosen = context or torch_context(torch.get_num_threads())
     model = load_without_experts(path, options)
     for name, module in model.named_modules():
         row = PATCHES.get(type(module).__name__)
         served = row.holders if row else decorated(type(module))
         if served:
             find = row.experts if row else stacked_experts
-            _packed[module] = _Packed(find, experts_of_layer(path, layer_of(name), context or default_context()))
+            _packed[module] = _Packed(find, experts_of_layer(path, layer_of(name), chosen))
     patch(model)  # also packs what could not be left out of the load
     prepare(model, release=True)
     if any(decorated(type(module)) for module in model.modules()):
