@@ -128,71 +128,36 @@ class Block:
         type and framework. `inputs`: see run."""
         return self.run(x, mode=mode, **inputs).y
 
-    def run(
-        self,
-        x: Any,
-        *,
-        mode: Mode = "prefill",
-        aux: Any = None,
-        token_ids: Any = None,
-        token_types: Any = None,
-        seq_lens: Any = None,
-        router_state: Any = None,
-        route: bool = False,
-        load: bool = False,
-    ) -> Result:
-        """Forward with everything that it can take and tell. `aux`: second tensor [..., H]; `token_ids`,
-        `token_types`: one a token; `seq_lens`: lengths that add up to the tokens; `route`: ids and weights as well;
-        `load`: rows per expert as well."""
+    def run(self, x: Any, *, mode: Mode = "prefill", route: bool = False, load: bool = False, **inputs: Any) -> Result:
+        """Forward with everything that it can take and tell. `route`: ids and weights as well; `load`: rows per expert
+        as well. Inputs that some families need: `aux`, a second tensor [..., H]; `token_ids` and `token_types`, one a
+        token; `seq_lens`, which add up to the tokens; `router_state` [T, state_size] of the block before."""
         if mode not in MODES:
             raise InvalidArgumentError(f"forward: mode '{mode}', expected 'prefill' or 'decode'")
-        given = arrays.activation(x, "x")
-        tokens = arrays.tokens_of(given)
-        y = arrays.empty_like(given)
-        source = struct("moeblock_forward_input", mode=MODES[mode], x=arrays.array_of(given)[0])
-        keep: list[Any] = []
-        if aux is not None:
-            keep.append(arrays.activation(aux, "aux"))
-            source.aux = arrays.array_of(keep[-1])[0]
-        for name, value, dtype, ctype in (
-            ("token_ids", token_ids, "int64", "int64_t *"),
-            ("token_types", token_types, "int32", "int32_t *"),
-            ("seq_lens", seq_lens, "int64", "int64_t *"),
-        ):
-            if value is None:
-                continue
-            keep.append(arrays.integers(value, dtype, name))
-            if name != "seq_lens" and keep[-1].size != tokens:
-                raise InvalidArgumentError(f"forward: {keep[-1].size} {name} for {tokens} tokens, expected one a token")
-            setattr(source, name, ffi.cast(ctype, keep[-1].ctypes.data))
-            if name == "seq_lens":
-                source.n_seq = keep[-1].size
-        target = struct("moeblock_forward_output", y=arrays.array_of(y)[0])
-        ids = weights = counts = state = None
-        if route:
-            shape = (tokens, self.config.num_experts_per_tok)
-            ids, weights = np.empty(shape, np.int32), np.empty(shape, np.float32)
-            target.ids = ffi.cast("int32_t *", ids.ctypes.data)
-            target.weights = ffi.cast("float *", weights.ctypes.data)
-        if load:
-            counts = np.zeros(self.config.num_experts, np.int64)
-            stats = struct("moeblock_forward_stats", expert_load=ffi.cast("int64_t *", counts.ctypes.data))
-            target.stats = stats
-        if router_state is not None:
-            keep.append(np.ascontiguousarray(router_state, np.float32))
-            source.router_state = ffi.cast("float *", keep[-1].ctypes.data)
-        with self._workspaces.lent(tokens) as workspace:
-            call(lib.moeblock_block_forward, self.handle, workspace, source, target)
-        return Result(y, arrays.like(x, ids), arrays.like(x, weights), counts, state)
+        given = _Input(x, MODES[mode], **inputs)
+        y = arrays.empty_like(given.x)
+        told = _Output(given, self.config, route=route, load=load)
+        told.target.y = arrays.array_of(y)[0]
+        with self._workspaces.lent(given.tokens) as workspace:
+            call(lib.moeblock_block_forward, self.handle, workspace, given.source, told.target)
+        return told.result(x, y)
+
+    def _route(self, x: Any, inputs: dict[str, Any], *, route: bool = False, load: bool = False) -> Result:
+        """The router alone."""
+        given = _Input(x, MODES["prefill"], **inputs)
+        told = _Output(given, self.config, route=route, load=load)
+        with self._workspaces.lent(given.tokens) as workspace:
+            call(lib.moeblock_block_route, self.handle, workspace, given.source, told.target)
+        return told.result(x, None)
 
     def route(self, x: Any, **inputs: Any) -> tuple[Any, Any]:
-        """ids int32 [T, k] and weights float32 [T, k] as they multiply the experts."""
-        result = self.run(x, route=True, **inputs)
+        """ids int32 [T, k] and weights float32 [T, k] as they multiply the experts. Runs the router alone."""
+        result = self._route(x, inputs, route=True)
         return result.ids, result.weights
 
     def expert_load(self, x: Any, **inputs: Any) -> np.ndarray[Any, Any]:
-        """Rows that each routed expert gets: int64 [num_experts]."""
-        result = self.run(x, load=True, **inputs)
+        """Rows that each routed expert gets: int64 [num_experts]. Runs the router alone."""
+        result = self._route(x, inputs, load=True)
         assert result.expert_load is not None
         return result.expert_load
 
@@ -240,6 +205,69 @@ class Block:
 
     def __repr__(self) -> str:
         return f"Block({self.config!r}, {self.info})"
+
+
+class _Input:
+    """A forward's input as the library takes it, with everything that it points to."""
+
+    def __init__(
+        self,
+        x: Any,
+        mode: int,
+        aux: Any = None,
+        token_ids: Any = None,
+        token_types: Any = None,
+        seq_lens: Any = None,
+        router_state: Any = None,
+    ) -> None:
+        self.x = arrays.activation(x, "x")
+        self.tokens = arrays.tokens_of(self.x)
+        self.source = struct("moeblock_forward_input", mode=mode, x=arrays.array_of(self.x)[0])
+        self.kept: list[Any] = []
+        if aux is not None:
+            self.kept.append(arrays.activation(aux, "aux"))
+            self.source.aux = arrays.array_of(self.kept[-1])[0]
+        self._integers("token_ids", token_ids, "int64", self.tokens)
+        self._integers("token_types", token_types, "int32", self.tokens)
+        self.source.n_seq = self._integers("seq_lens", seq_lens, "int64", None)
+        if router_state is not None:
+            self.kept.append(arrays.float32(router_state))
+            self.source.router_state = ffi.cast("float *", self.kept[-1].ctypes.data)
+
+    def _integers(self, name: str, value: Any, dtype: str, count: int | None) -> int:
+        if value is None:
+            return 0
+        array = arrays.integers(value, dtype, name)
+        if count is not None and array.size != count:
+            raise InvalidArgumentError(f"forward: {array.size} {name} for {count} tokens, expected one a token")
+        self.kept.append(array)
+        setattr(self.source, name, ffi.cast(f"{dtype}_t *", array.ctypes.data))
+        return int(array.size)
+
+
+class _Output:
+    """What a forward is asked to tell."""
+
+    def __init__(self, given: _Input, config: Config, *, route: bool, load: bool) -> None:
+        self.target = struct("moeblock_forward_output")
+        self.ids = self.weights = self.expert_load = self.router_state = None
+        if route:
+            shape = (given.tokens, config.num_experts_per_tok)
+            self.ids, self.weights = np.empty(shape, np.int32), np.empty(shape, np.float32)
+            self.target.ids = ffi.cast("int32_t *", self.ids.ctypes.data)
+            self.target.weights = ffi.cast("float *", self.weights.ctypes.data)
+        if load:
+            self.expert_load = np.zeros(config.num_experts, np.int64)
+            counts = ffi.cast("int64_t *", self.expert_load.ctypes.data)
+            self.stats = struct("moeblock_forward_stats", expert_load=counts)
+            self.target.stats = self.stats
+        if config.router_state_size:
+            self.router_state = np.empty((given.tokens, config.router_state_size), np.float32)
+            self.target.router_state = ffi.cast("float *", self.router_state.ctypes.data)
+
+    def result(self, x: Any, y: Any) -> Result:
+        ids, weights, state = (arrays.like(x, part) for part in (self.ids, self.weights, self.router_state))
+        return Result(y, ids, weights, self.expert_load, state)
 
 
 class _Workspaces:

@@ -57,6 +57,8 @@ class Config:
         self.intermediate_size = int(shape.intermediate_size)
         self.shared_intermediate_size = int(shape.shared_intermediate_size)
         self.layer = int(shape.layer)
+        # Width of the state that a router takes from the block before and hands on; 0: none.
+        self.router_state_size = int(printed(lib.moeblock_config_value, self.handle, b"router.config.state_size") or 0)
 
     def to_json(self) -> str:
         """The whole description as our JSON; parsing it gives the same description."""

@@ -35,7 +35,7 @@ class Router(Protocol):
     def select(
         self, x: Array, aux: Array | None, token_ids: Array | None, token_types: Array | None
     ) -> tuple[Array, Array]:
-        """x float32 [T, hidden] -> ids [T, top_k], distinct in each row, and weights [T, top_k]."""
+        """x float32 [T, hidden] -> ids [T, top_k], distinct in each row (-1: an empty slot), and weights [T, top_k]."""
         ...
 
 
