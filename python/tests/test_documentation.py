@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
-BLOCKS = re.findall(r"^```python test\n(.*?)^```", PAGE.read_text(), re.S | re.M)
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "hf_generate.py"
+BLOCKS = re.findall(r"^```python test(?:-hf)?\n(.*?)^```", PAGE.read_text(), re.S | re.M)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -21,5 +22,12 @@ def test_block(block: str, tmp_path: Path) -> None:
     assert done.stdout
 
 
-def test_there_is_an_example() -> None:
-    assert BLOCKS
+def test_the_page_has_examples() -> None:
+    assert len(BLOCKS) == 2
+
+
+def test_generate(tmp_path: Path) -> None:
+    command = [sys.executable, EXAMPLE, "--tiny", "--new-tokens", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tokens/s" in done.stdout
