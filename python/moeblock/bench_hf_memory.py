@@ -49,10 +49,7 @@ def make(folder: Path, gigabytes: float) -> None:
         shards.setdefault(shard, {}).update(names)
     row = torch.randn(1 << 16).to(torch.bfloat16) * 0.02
     for shard, tensors in shards.items():
-        made = {
-            n: row.repeat(1 + shape_size(s) // len(row))[: shape_size(s)].view(s).clone() for n, s in tensors.items()
-        }
-        save_file(made, folder / shard, metadata={"format": "pt"})
+        save_file({name: filled(row, shape) for name, shape in tensors.items()}, folder / shard, {"format": "pt"})
     index = {"metadata": {}, "weight_map": {name: shard for shard, tensors in shards.items() for name in tensors}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
