@@ -30,10 +30,10 @@ def _load() -> Any:
 lib: Any = _load()
 
 
-def struct(name: str, **fields: Any) -> Any:
-    """A zeroed `name` with struct_size and `fields` set; whatever the fields point to must be kept alive beside it."""
-    value = ffi.new(f"{name} *")
-    value.struct_size = ffi.sizeof(name)
+def struct(kind: str, /, **fields: Any) -> Any:
+    """A zeroed `kind` with struct_size and `fields` set; whatever the fields point to must be kept alive beside it."""
+    value = ffi.new(f"{kind} *")
+    value.struct_size = ffi.sizeof(kind)
     for key, field in fields.items():
         setattr(value, key, field)
     return value
