@@ -83,12 +83,26 @@ def _usable(value: Any) -> bool:
     return all(stride >= 0 for stride in _strides(value)) and _strides(value)[-1] == 1
 
 
+def _array(value: Any) -> Any:
+    """What is neither an array nor a tensor: an exporter of DLPack or of a buffer, or a list of numbers, which become
+    float32."""
+    if hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    if isinstance(value, (list, tuple)):
+        return np.asarray(value, np.float32)
+    return np.asarray(value)
+
+
 def activation(value: Any, what: str) -> Any:
     """`value` as an array or tensor whose last dimension is without gaps: itself, or a copy where its layout demands
     one. Lists become float32 arrays."""
     if not is_torch(value) and not isinstance(value, np.ndarray):
-        value = np.asarray(value, np.float32)
+        value = _array(value)
+    if not is_torch(value) and not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
     if is_torch(value):
+        if value.layout != sys.modules["torch"].strided:
+            raise InvalidArgumentError(f"{what}: a tensor of layout {value.layout}, expected torch.strided")
         if value.device.type != "cpu":
             raise InvalidArgumentError(
                 f"{what}: a tensor on {value.device}, expected one on the CPU; call .cpu() first"
@@ -103,8 +117,6 @@ def activation(value: Any, what: str) -> Any:
         raise InvalidArgumentError(f"{what}: elements of {dtype_name(value)}, expected one of {', '.join(ACTIVATIONS)}")
     if not 1 <= value.ndim <= lib.MOEBLOCK_MAX_RANK:
         raise InvalidArgumentError(f"{what}: {value.ndim} dimensions, expected 1 to {lib.MOEBLOCK_MAX_RANK}")
-    if not is_torch(value) and not value.dtype.isnative:
-        value = value.astype(value.dtype.newbyteorder("="))
     return value if _usable(value) else _dense(value)
 
 
