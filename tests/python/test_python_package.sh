@@ -24,7 +24,7 @@ fi
 
 "$tools/bin/ruff" check -q python
 "$tools/bin/ruff" format -q --check python
-"$tools/bin/mypy" | tail -n 1
+"$tools/bin/mypy"
 
 "$tools/bin/python" -m build -q --wheel --no-isolation --outdir "$work" . >"$work/build.log" 2>&1 || {
     cat "$work/build.log"
