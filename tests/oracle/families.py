@@ -324,8 +324,9 @@ def bailing(store):
 
 @family("deepseek_ocr2")
 def deepseek_ocr2(store):
-    config = {**keys("deepseek_ocr2"), **V3_KEYS, "scoring_func": "softmax", "topk_method": "group_limited_greedy",
-              "n_group": 4, "topk_group": 2, "routed_scaling_factor": 16.0, "norm_topk_prob": False}
+    text = {**keys("deepseek_v2"), **V3_KEYS, "scoring_func": "softmax", "topk_method": "group_limited_greedy",
+            "n_group": 4, "topk_group": 2, "routed_scaling_factor": 16.0, "norm_topk_prob": False}
+    config = {"model_type": "deepseek_ocr2", "language_config": text}
 
     def gate_of(logits):
         scores = f.softmax(logits)

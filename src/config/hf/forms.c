@@ -45,6 +45,9 @@ static const char *const prefixes[] = {
     "backbone.layers.{layer}",
     "layers.{layer}",
     "transformer.layers.{layer}",
+    "encoder.block.{layer}.layer.1",
+    "decoder.block.{layer}.layer.2",
+    "model.encoder.layers.{layer}",
 };
 
 // The block's module in its layer.

@@ -56,6 +56,19 @@ static const struct mb_hf_family *find_text_family(const char *model_type)
     return find_family(name);
 }
 
+// The text model's keys, where the root has none of them and the family's own object is not there.
+static const json_t *find_inner(const json_t *root, const char **name)
+{
+    static const char *const objects[] = {"text_config", "language_config", "llm_config"};
+    if (mb_hf_at(root, "hidden_size")) return NULL;
+    for (size_t i = 0; i < sizeof objects / sizeof objects[0]; i++) {
+        const json_t *inner = mb_hf_at(root, objects[i]);
+        *name = objects[i];
+        if (mb_hf_at(inner, "hidden_size")) return inner;
+    }
+    return NULL;
+}
+
 static moeblock_status find_source(struct mb_hf_source *source)
 {
     const json_t *type = mb_hf_at(source->root, "model_type"), *inner = mb_hf_at(source->root, "text_config");
@@ -66,6 +79,7 @@ static moeblock_status find_source(struct mb_hf_source *source)
     const bool known = type_text && (find_family(type_text) || find_text_family(type_text));
     if (!type || (type_text && !known && inner_text && (find_family(inner_text) || find_text_family(inner_text)))) {
         source->scope = inner;
+        source->scope_name = "text_config";
         type = inner_type;
     }
     if (!type) return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: there is no model_type", source->name);
@@ -78,8 +92,10 @@ static moeblock_status find_source(struct mb_hf_source *source)
     if (!source->family) return unknown_model(source);
     if (source->scope != source->root) return MOEBLOCK_OK;
     inner = source->family->scope ? mb_hf_at(source->root, source->family->scope) : NULL;
-    if (inner && !json_is_object(inner)) return mb_hf_wrong(source, source->family->scope, inner, "an object");
-    if (inner) source->scope = inner;
+    const char *found = source->family->scope;
+    if (!inner) inner = find_inner(source->root, &found);
+    if (inner && !json_is_object(inner)) return mb_hf_wrong(source, found, inner, "an object");
+    if (inner) source->scope = inner, source->scope_name = found;
     return MOEBLOCK_OK;
 }
 

@@ -10,6 +10,16 @@ static moeblock_status read_operator(const struct mb_hf_source *source, struct m
 {
     if (!strcmp(router->type, "sparsemixer")) return mb_hf_number(source, MB_HF_JITTER, &router->jitter_eps);
     if (!strcmp(router->type, "capacity")) return mb_hf_int_required(source, MB_HF_CAPACITY, &router->capacity);
+    if (!strcmp(router->type, "joint")) {
+        bool sink = true;
+        MB_TRY(mb_hf_flag(source, MB_HF_SINK, &sink));
+        if (!sink)
+            return mb_fail(
+                source->error, MOEBLOCK_UNSUPPORTED,
+                "%s: shared_expert_sink (%s) is false, expected true: the shared experts then have weights of "
+                "another formula, which is not known",
+                source->name, source->model_type);
+    }
     if (!strcmp(router->type, "mlp_state")) {
         router->state_carried = source->layer > 0; // the first block has no block before it
         return mb_hf_int_required(source, MB_HF_STATE_SIZE, &router->state_size);

@@ -96,5 +96,5 @@ void mb_hf_note_keys(const struct mb_hf_source *source, moeblock_config *config)
     if (!source->family->expert->fixed_width)
         note(source, general ? MB_HF_GENERAL_WIDTH : MB_HF_EXPERT_WIDTH, "experts.distributed.intermediate_size",
              config);
-    config->model_scope = source->scope != source->root ? source->family->scope : NULL;
+    config->model_scope = source->scope_name;
 }

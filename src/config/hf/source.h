@@ -8,9 +8,10 @@
 #include "config/hf/families.h"
 
 struct mb_hf_source {
-    const json_t *root;  // the whole file
-    const json_t *scope; // the object with the text model's keys
-    const char *name;    // of the file, for messages
+    const json_t *root;     // the whole file
+    const json_t *scope;    // the object with the text model's keys
+    const char *scope_name; // "text_config" when it is not the root; else NULL
+    const char *name;       // of the file, for messages
     const char *model_type;
     const struct mb_hf_family *family;
     int64_t layer; // -1 until it is known; lists need it
