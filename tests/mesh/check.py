@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs whose output on one process is known, and check_mesh on them: under a real MPI or in SimGrid's simulator."""
+import json
 import os
 import re
 import subprocess
@@ -28,7 +29,7 @@ class Inputs:
     """A checkpoint and inputs: random rows, rows that all choose the same experts, fewer rows than ranks."""
 
     def __init__(self, folder, form="bf16"):
-        self.model = os.path.join(folder, "model")
+        self.model = self.config = os.path.join(folder, "model")
         tool("synth", os.path.join(ROOT, "configs", "deepseek_v3.json"), *SETTINGS, "--format", form, "--layer", LAYER,
              "--tokens", TOKENS, "--output", self.model)
         values = read_npy(os.path.join(self.model, "input.npy"))[2]
@@ -40,8 +41,20 @@ class Inputs:
             tool("run", self.model, "--layer", LAYER, "--input", x, "--output", y, "--router-out", prefix)
             self.files[name] = [x, y, prefix + "_ids.npy"]
 
+    def place(self, mesh):
+        """From now on experts lie apart, and every third on all rows of the mesh."""
+        rows = int(mesh.split("x", maxsplit=1)[0])
+        table, self.config = (os.path.join(os.path.dirname(self.model), mesh + end) for end in (".table", ".json"))
+        with open(os.path.join(self.model, "moeblock.json"), encoding="utf-8") as file:
+            config = json.load(file)
+        lists = [list(range(rows)) if e % 3 == 0 else [e % rows] for e in range(config["model"]["num_experts"])]
+        for path, value in ((table, {"schema": "moeblock.placement/1", "ranks": rows, "experts": lists}),
+                            (self.config, {**config, "mesh": {"placement": table}})):
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(value, file)
+
     def arguments(self, mesh, names):
-        return [self.model, self.model, LAYER, mesh, *(path for name in names for path in self.files[name])]
+        return [self.config, self.model, LAYER, mesh, *(path for name in names for path in self.files[name])]
 
 
 def processes(mesh):

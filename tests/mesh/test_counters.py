@@ -18,6 +18,11 @@ class Counters(unittest.TestCase):
                     for mesh in ("2x2", "3x1", "1x3") if form == "bf16" else ("2x2",):
                         with self.subTest(mpi=mpi, mesh=mesh, form=form):
                             check.with_mpi(mpi, mesh, inputs)
+                if form == "bf16":
+                    inputs.place("3x1")
+                    for mpi in MPIS:
+                        with self.subTest(mpi=mpi, copies="of every third expert"):
+                            check.with_mpi(mpi, "3x1", inputs)
 
 
 if __name__ == "__main__":
