@@ -34,7 +34,7 @@ enum {
     MB_FP4_BLOCK = 64,
     MB_FP4_BLOCK_BYTES = 17 * 64,
     MB_FP4_TOP = 252, // exponents above make infinities, which the fast decoding cannot
-    MB_AHEAD = 2048   // bytes that prefetching runs ahead
+    MB_AHEAD = 2048   // bytes that expansion fetches ahead
 };
 #define MB_MIXED_SCALES 0xffffffffu // a NaN that stands for "the columns' scales differ"
 

@@ -9,6 +9,14 @@
 //                             of a line of strip s as two vectors
 // `rows`, `strips` and `many` are constants where these are inlined.
 
+// Bytes between what is read and what is fetched. Many rows take long over a line, and memory must have answered well
+// before it is due; with few rows a short run keeps more of the fetched lines in the first-level cache.
+MB_INLINE int ahead(const int rows, const int strips)
+{
+    if (strips == 1) return (int)mb_min(128 / LINE_PAIRS * LINE_BYTES, 8192);
+    return rows >= 3 || LINE_PAIRS > 1 ? 4096 : 2048;
+}
+
 MB_INLINE float *sums_at(const struct mb_span *span, const int r, const int v)
 {
     return span->sums + v / 4 * span->panel_sums + r * MB_PANEL + v % 4 * 16;
@@ -60,7 +68,7 @@ MB_INLINE void tile(const int rows, const int strips, const bool many, const str
                 MB_UNROLL for (int s = 0; s < strips && !many; s++)
                 {
                     MB_UNROLL for (int b = 0; b < LINE_BYTES; b += 64)
-                        _mm_prefetch((const char *)at[s] + b + MB_AHEAD, _MM_HINT_T0);
+                        _mm_prefetch((const char *)at[s] + b + ahead(rows, strips), _MM_HINT_T0);
                 }
                 MB_UNROLL for (int h = 0; h < LINE_PAIRS; h++)
                 {
