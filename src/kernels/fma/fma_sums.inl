@@ -9,7 +9,7 @@ struct mb_fma_scratch MB_LEVEL(scratch_of)(void *memory, int64_t m)
 {
     const int64_t rows = mb_min(m, MB_BLOCK_ROWS);
     struct mb_fma_scratch scratch = {.weights = memory};
-    scratch.sums = scratch.weights + MB_BLOCK_STRIPS * MB_CHUNK * MB_COLUMNS;
+    scratch.sums = scratch.weights + MB_TILE_STRIPS * MB_CHUNK * MB_COLUMNS;
     scratch.out = scratch.sums + MB_BLOCK_STRIPS * rows * MB_COLUMNS;
     scratch.x = scratch.out + rows * MB_COLUMNS;
     return scratch;
@@ -65,13 +65,17 @@ static struct plan plan_of(const struct mb_packing *packing, int64_t m, bool sep
     return plan;
 }
 
-// One chunk of up to 1 << shape strips for all rows of the block, in tiles of nearly equal height.
-static void run_tiles(const struct plan *plan, int shape, int64_t m, const struct mb_fma_scratch *scratch,
-                      struct mb_fma_tile *tile)
+enum { MB_AHEAD = 2048 };
+
+// One chunk of up to 1 << shape strips for all rows of the block, in tiles of nearly equal height. With many rows the
+// last tile, which finds the chunk in a cache, fetches the one that comes `next` bytes on.
+static void run_tiles(const struct plan *plan, int shape, int64_t m, ptrdiff_t next,
+                      const struct mb_fma_scratch *scratch, struct mb_fma_tile *tile)
 {
     const int64_t tiles = mb_ceil_div(m, shape_rows[shape]);
     for (int64_t t = 0, r = 0; t < tiles; t++) {
         const int64_t rows = mb_ceil_div(m - r, tiles - t);
+        tile->ahead = t + 1 == tiles && m > shape_rows[1] && !plan->expand ? next : MB_AHEAD;
         tile->x = scratch->x + r * MB_X_STRIDE;
         plan->tiles[shape][rows - 1](tile);
         for (int s = 0; s < 1 << shape; s++) tile->sums[s] += rows * MB_COLUMNS;
@@ -81,7 +85,8 @@ static void run_tiles(const struct plan *plan, int shape, int64_t m, const struc
 
 // Strips [s0, s0 + (1 << shape)) of the block that starts at `block`, inputs [k0, k0 + whole).
 static void run_strips(const struct mb_packing *packing, const struct plan *plan, const uint8_t *block, int64_t s0,
-                       int shape, int64_t k0, int64_t whole, int64_t m, const struct mb_fma_scratch *scratch)
+                       int shape, int64_t k0, int64_t whole, int64_t m, ptrdiff_t next,
+                       const struct mb_fma_scratch *scratch)
 {
     const struct mb_fma_layout layout = mb_fma_layout_of(packing);
     const bool fp4 = packing->format == MB_PACKED_FP4;
@@ -103,7 +108,7 @@ static void run_strips(const struct mb_packing *packing, const struct plan *plan
         tile.lines[s] = (const uint8_t *)to;
     }
     if (plan->expand) tile.group = whole;
-    run_tiles(plan, shape, m, scratch, &tile);
+    run_tiles(plan, shape, m, next, scratch, &tile);
 }
 
 void MB_LEVEL(sums)(const struct mb_packing *packing, const void *packed, int64_t panel, int64_t panels,
@@ -126,7 +131,11 @@ void MB_LEVEL(sums)(const struct mb_packing *packing, const void *packed, int64_
         for (int64_t s = 0; s < strips;) {
             int shape = plan.shape;
             while (1 << shape > strips - s) shape--;
-            run_strips(packing, &plan, block, s, shape, k0, whole, m, scratch);
+            // After the block's last strip come the first one's next inputs.
+            const int64_t chunk_bytes = layout.chunk / layout.line_inputs * (int64_t)MB_LINE_BYTES;
+            const int64_t strip_bytes = (int64_t)layout.strip_bytes;
+            const ptrdiff_t next = s + (1 << shape) < strips ? strip_bytes << shape : chunk_bytes - s * strip_bytes;
+            run_strips(packing, &plan, block, s, shape, k0, whole, m, next, scratch);
             s += 1 << shape;
         }
     }

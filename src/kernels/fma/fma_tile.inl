@@ -4,8 +4,6 @@
 // SEPARATE) makes all shapes for a format.
 #include "kernels/fma/fma_lines.inl"
 
-enum { MB_AHEAD = 2048 }; // bytes between what is read and what is prefetched
-
 #if defined(__clang__)
 #define MB_UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -14,7 +12,7 @@ enum { MB_AHEAD = 2048 }; // bytes between what is read and what is prefetched
 
 // Input i of a line of one strip's vectors [v0, v0 + 2) for all rows.
 MB_INLINE void mb_tile_input(const enum mb_packed_format format, const bool separate, const int rows, const int v0,
-                             const int i, mb_v sum[MB_TILE_ROWS_MOST][2 * MB_BLOCK_STRIPS], const struct mb_line *line,
+                             const int i, mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], const struct mb_line *line,
                              const mb_v *powers, const float *x)
 {
     if (i >= mb_line_inputs(format)) return;
@@ -36,12 +34,12 @@ MB_INLINE void mb_tile_input(const enum mb_packed_format format, const bool sepa
 // One line of one strip. Everything but the pointers is constant where this is inlined, so that the sums live in
 // registers; the inputs are spelled out because compilers give up on unrolling that much.
 MB_INLINE void mb_tile_line(const enum mb_packed_format format, const bool separate, const int rows, const int v0,
-                            mb_v sum[MB_TILE_ROWS_MOST][2 * MB_BLOCK_STRIPS], const uint8_t *from, const mb_v *powers,
-                            const float *x)
+                            mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], const uint8_t *from, ptrdiff_t ahead,
+                            const mb_v *powers, const float *x)
 {
     struct mb_line line[MB_STRIP_VECTORS];
-    __builtin_prefetch(from + MB_AHEAD);
-    if (MB_LANES == 16) __builtin_prefetch(from + MB_AHEAD + 64);
+    __builtin_prefetch(from + ahead);
+    if (MB_LANES == 16) __builtin_prefetch(from + ahead + 64);
     line[0] = mb_line_load(format, from);
     line[1] = mb_line_load(format, from + MB_LANES * 4);
     mb_tile_input(format, separate, rows, v0, 0, sum, line, powers, x);
@@ -58,9 +56,10 @@ MB_INLINE void mb_tile(const enum mb_packed_format format, const bool separate, 
                        const struct mb_fma_tile *tile)
 {
     const int vectors = strips * MB_STRIP_VECTORS;
-    mb_v sum[MB_TILE_ROWS_MOST][2 * MB_BLOCK_STRIPS], powers[2 * MB_BLOCK_STRIPS];
-    const uint8_t *lines[MB_BLOCK_STRIPS];
+    mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], powers[2 * MB_TILE_STRIPS];
+    const uint8_t *lines[MB_TILE_STRIPS];
     const bool scaled = tile->scales[0] != NULL;
+    const ptrdiff_t ahead = tile->ahead;
     MB_UNROLL
     for (int s = 0; s < strips; s++) lines[s] = tile->lines[s];
     MB_UNROLL
@@ -82,10 +81,10 @@ MB_INLINE void mb_tile(const enum mb_packed_format format, const bool separate, 
             powers[v] = mb_v_power(tile->exponents[v / MB_STRIP_VECTORS] + at);
         }
         for (int64_t k = k0; k < k1; k += mb_line_inputs(format), offset += MB_LINE_BYTES) {
-            if (strips > 0) mb_tile_line(format, separate, rows, 0, sum, lines[0] + offset, powers, tile->x + k);
-            if (strips > 1) mb_tile_line(format, separate, rows, 2, sum, lines[1] + offset, powers, tile->x + k);
-            if (strips > 2) mb_tile_line(format, separate, rows, 4, sum, lines[2] + offset, powers, tile->x + k);
-            if (strips > 3) mb_tile_line(format, separate, rows, 6, sum, lines[3] + offset, powers, tile->x + k);
+            if (strips > 0) mb_tile_line(format, separate, rows, 0, sum, lines[0] + offset, ahead, powers, tile->x + k);
+            if (strips > 1) mb_tile_line(format, separate, rows, 2, sum, lines[1] + offset, ahead, powers, tile->x + k);
+            if (strips > 2) mb_tile_line(format, separate, rows, 4, sum, lines[2] + offset, ahead, powers, tile->x + k);
+            if (strips > 3) mb_tile_line(format, separate, rows, 6, sum, lines[3] + offset, ahead, powers, tile->x + k);
         }
     }
     MB_UNROLL

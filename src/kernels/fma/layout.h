@@ -27,9 +27,9 @@
 #define MB_LINE_BYTES ((size_t)MB_COLUMNS * 4)
 
 // A call walks K in chunks of inputs (FP8: one group; FP4: whole groups; groups are at most a chunk and multiples of
-// 8), for up to MB_BLOCK_ROWS rows and MB_BLOCK_STRIPS strips at a time. Rows are float32 in the scratch, MB_X_STRIDE
-// apart: rows a power of two apart would fight for the same cache sets.
-enum { MB_CHUNK = 256, MB_X_STRIDE = MB_CHUNK + 16, MB_BLOCK_ROWS = 240, MB_BLOCK_STRIPS = 4 };
+// 8), for up to MB_BLOCK_ROWS rows and MB_BLOCK_STRIPS strips at a time, of which a tile takes up to MB_TILE_STRIPS.
+// Rows are float32 in the scratch, MB_X_STRIDE apart: rows a power of two apart would fight for the same cache sets.
+enum { MB_CHUNK = 256, MB_X_STRIDE = MB_CHUNK + 16, MB_BLOCK_ROWS = 240, MB_BLOCK_STRIPS = 16, MB_TILE_STRIPS = 4 };
 
 struct mb_fma_layout {
     int64_t line_inputs; // inputs of a line
@@ -65,11 +65,12 @@ struct mb_fma_scratch {
 
 // One tile: rows x strips outputs continue their chains over `count` inputs, a whole number of lines.
 struct mb_fma_tile {
-    const uint8_t *lines[MB_BLOCK_STRIPS];     // of the strips, at the first input
-    const uint8_t *exponents[MB_BLOCK_STRIPS]; // FP4
-    const float *scales[MB_BLOCK_STRIPS];      // NULL, or the chains start at zero and sums = sums + scale * chain
-    float *sums[MB_BLOCK_STRIPS];              // [rows][MB_COLUMNS]
-    const float *x;                            // [rows][MB_X_STRIDE]
+    const uint8_t *lines[MB_TILE_STRIPS];     // of the strips, at the first input
+    const uint8_t *exponents[MB_TILE_STRIPS]; // FP4
+    const float *scales[MB_TILE_STRIPS];      // NULL, or the chains start at zero and sums = sums + scale * chain
+    float *sums[MB_TILE_STRIPS];              // [rows][MB_COLUMNS]
+    ptrdiff_t ahead;                          // bytes between what is read and what is fetched
+    const float *x;                           // [rows][MB_X_STRIDE]
     int64_t count, group;
 };
 typedef void (*mb_fma_tile_call)(const struct mb_fma_tile *tile);
