@@ -18,9 +18,8 @@ struct mb_fma_scratch MB_LEVEL(scratch_of)(void *memory, int64_t m)
 size_t MB_LEVEL(scratch_bytes)(const struct mb_packing *packing, int64_t m)
 {
     (void)packing;
-    const struct mb_fma_scratch scratch = MB_LEVEL(scratch_of)(NULL, m);
-    return (size_t)((const char *)scratch.x - (const char *)scratch.weights) +
-           (size_t)(mb_min(m, MB_BLOCK_ROWS) * MB_X_STRIDE) * sizeof(float);
+    const int64_t rows = mb_min(m, MB_BLOCK_ROWS), row = (MB_BLOCK_STRIPS + 1) * MB_COLUMNS + MB_X_STRIDE;
+    return (size_t)(MB_TILE_STRIPS * MB_CHUNK * MB_COLUMNS + rows * row) * sizeof(float);
 }
 
 // Inputs [k0, k0 + count) of the rows as float32, then -0 up to a whole line: with a code of zero the product is -0,
