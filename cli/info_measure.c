@@ -33,7 +33,7 @@ static double multiply(void *argument, int worker)
     const struct mb_project_call call = {
         .packing = &product->packing,
         .packed = product->packed,
-        .rows = {product->rows, ROWS, product->bf16},
+        .rows = {.row = product->rows, .m = ROWS, .bf16 = product->bf16},
         .n1 = OUTPUTS,
         .out = product->out + (size_t)worker * ROWS * OUTPUTS,
         .out_stride = OUTPUTS,

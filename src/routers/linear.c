@@ -82,7 +82,7 @@ void mb_router_linear_apply(const struct mb_router_linear *linear, const void *c
         .separate = true,
         .packing = &linear->packing,
         .packed = linear->packed,
-        .rows = {rows, m, false},
+        .rows = {.row = rows, .m = m},
         .n0 = c0,
         .n1 = c1,
         .bias = linear->bias,
