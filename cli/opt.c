@@ -154,7 +154,7 @@ static int take_set(const struct cli_option *option, const char *text, struct cl
 
 static int take_choice(const struct cli_option *option, const char *text, const char **out)
 {
-    char expected[200] = "one of ";
+    char expected[400] = "one of ";
     *out = text;
     if (*text && word_in(option->choices, text, strlen(text))) return CLI_OK;
     strncat(expected, option->choices, sizeof expected - sizeof "one of ");

@@ -4,6 +4,11 @@
 
 #define AT(field) offsetof(struct cli_args, field)
 
+// The rows of mb_format_table.
+#define CLI_FORMATS                                                                                                    \
+    "f32 f16 bf16 fp8 fp8_tensor v4_fp8 ct_fp8 ct_fp8_tensor ct_fp8_block mxfp8 ct_mxfp8 mxfp4 ct_mxfp4 v4_fp4 nvfp4 " \
+    "ct_nvfp4 ct_int4 ct_int4_asym ct_int8 ct_int8_asym awq gptq gptq_v2 gptq_int8 gptq_v2_int8"
+
 const struct cli_option cli_options[] = {
     // clang-format off
     {.name = "weights", .commands = "run bench route", .type = CLI_FILE, .offset = AT(weights), .value = "PATH",
@@ -91,10 +96,10 @@ const struct cli_option cli_options[] = {
      .maximum = 1e15,
      .help = "memory of a rank (suffixes k, M, G) into which the weights of all layers and a workspace must fit"},
     {.name = "format", .commands = "synth", .type = CLI_CHOICE, .required = true, .offset = AT(format),
-     .value = "FORMAT", .choices = "f32 f16 bf16 fp8 mxfp4",
-     .help = "number format of the experts: fp8 is e4m3 with a scale per 128 x 128, mxfp4 e2m1 with one per 32"},
+     .value = "FORMAT", .choices = CLI_FORMATS,
+     .help = "number format of the experts, as in docs/formats.md"},
     {.name = "format", .commands = "bench", .type = CLI_CHOICE, .offset = AT(format), .value = "FORMAT",
-     .choices = "f32 f16 bf16 fp8 mxfp4", .excludes = "weights",
+     .choices = CLI_FORMATS, .excludes = "weights",
      .help = "number format of the weights made up; default: the configuration's, else bf16"},
     {.name = "output", .commands = "synth", .type = CLI_FOLDER, .required = true, .offset = AT(output), .value = "DIR",
      .help = "folder to write; it is made when it does not exist"},

@@ -11,6 +11,7 @@
 #include "cli/exit.h"
 #include "cli/progress.h"
 #include "config/schema.h"
+#include "weights/format.h"
 
 static void print_log(void *user, const char *line)
 {
@@ -131,9 +132,14 @@ int cli_make_block(struct cli_session *session, const struct cli_args *args)
 
 void cli_expect_format(moeblock_config *config, const char *format)
 {
-    if (strcmp(config->format, "auto") == 0) return;
-    snprintf(config->format, sizeof config->format, "%s", format);
-    mb_config_mark(config, &config->format, MB_FROM_FILE);
+    const struct mb_format_info *const info = &mb_format_table[mb_format_find(format)];
+    if (strcmp(config->format, "auto") != 0 || info->told) {
+        snprintf(config->format, sizeof config->format, "%s", format);
+        mb_config_mark(config, &config->format, MB_FROM_FILE);
+    }
+    if (!info->any_group || config->group_size || info->column_tile == MB_WHOLE) return;
+    config->group_size = info->column_tile;
+    mb_config_mark(config, &config->group_size, MB_FROM_FILE);
 }
 
 static int show_progress(void *user, uint64_t done, uint64_t total)

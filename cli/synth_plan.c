@@ -7,10 +7,11 @@
 #include "cli/synth.h"
 #include "cli/values.h"
 
-// MXFP4 groups 32 inputs and is published with whole groups and outputs as rows only.
+// Formats whose groups have factors in the weight are published with whole groups only.
 static int check_format(const moeblock_config *config, enum mb_format format)
 {
-    if (format != MB_FORMAT_MXFP4) return CLI_OK;
+    const struct mb_format_info *const info = &mb_format_table[format];
+    if (!mb_packed_info_of(info->packed).factors || info->any_group) return CLI_OK;
     const struct {
         const char *key;
         int64_t value;
@@ -24,9 +25,9 @@ static int check_format(const moeblock_config *config, enum mb_format format)
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
         if (inputs[i].value % group)
             return cli_fail(CLI_BAD_CONFIG,
-                            "mxfp4 has no published form for this layer: %s is %" PRId64
+                            "%s has no published form for this layer: %s is %" PRId64
                             ", expected a multiple of %" PRId64,
-                            inputs[i].key, inputs[i].value, group);
+                            info->name, inputs[i].key, inputs[i].value, group);
     return CLI_OK;
 }
 

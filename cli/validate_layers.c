@@ -11,7 +11,7 @@
 #include "config/layers.h"
 #include "config/tensors.h"
 
-enum { PROBLEMS_MAX = 200, UNUSED_MAX = 50, NAME = 300 };
+enum { PROBLEMS_MAX = 200, UNUSED_MAX = 50 };
 
 static void add_problem(struct cli_findings *findings, moeblock_status status, const char *message)
 {
@@ -63,23 +63,34 @@ static void check_vectors(struct cli_session *session, const moeblock_config *co
     }
 }
 
-// Tensors of the layer as they are stored: codes have scales beside them.
+// Tensors that hold one of the plain list: 1, or codes and what lies beside them.
+static size_t count_parts(struct cli_session *session, const char *plain)
+{
+    for (int f = 0; f < MB_FORMATS; f++) {
+        const struct mb_format_info *const info = &mb_format_table[f];
+        moeblock_tensor_info found;
+        char name[288];
+        size_t parts = 0;
+        mb_name_with(plain, info->codes_suffix, name);
+        if (!info->scale_suffix || moeblock_weights_find(session->weights, name, &found, NULL) != MOEBLOCK_OK) continue;
+        if (found.dtype != info->dtype && found.dtype != info->also) continue;
+        for (int p = 0; p < MB_PARTS; p++) {
+            const char *const suffix = mb_format_suffix((enum mb_format)f, (enum mb_part)p);
+            mb_name_with(plain, suffix ? suffix : "", name);
+            parts += suffix && moeblock_weights_find(session->weights, name, &found, NULL) == MOEBLOCK_OK;
+        }
+        if (parts > 1) return parts;
+    }
+    return 1;
+}
+
+// Tensors of the layer as they are stored.
 static size_t count_tensors(struct cli_session *session, const moeblock_config *config, int64_t layer)
 {
     size_t count = 0;
     moeblock_tensor_need need;
-    for (int64_t i = 0; mb_tensor_needed(config, MB_FORMAT_BF16, layer, i, &need); i++) {
-        bool coded = false;
-        for (int f = 0; f < MB_FORMATS && !coded; f++) {
-            char name[NAME];
-            moeblock_tensor_info found;
-            snprintf(name, sizeof name, "%s%s", need.name, mb_format_table[f].codes_suffix);
-            coded = mb_format_table[f].scale_suffix &&
-                    moeblock_weights_find(session->weights, name, &found, NULL) == MOEBLOCK_OK &&
-                    found.dtype == mb_format_table[f].dtype;
-        }
-        count += coded ? 2 : 1;
-    }
+    for (int64_t i = 0; mb_tensor_needed(config, MB_FORMAT_BF16, layer, i, &need); i++)
+        count += count_parts(session, need.name);
     return count;
 }
 

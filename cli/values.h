@@ -11,6 +11,9 @@ struct cli_values {
     moeblock_dtype dtype;
     float centre, spread; // floats: uniform in [centre - spread, centre + spread)
     uint8_t code[256];    // one-byte types: the code that a random byte stands for
+    uint32_t keep, plus;  // words of codes: (random & keep) + plus
+    int64_t group;        // the groups of inputs: element i is i / group; 0: not these
+    int64_t shape[2];     // 64-bit integers: the shape
 };
 
 // Chooses the distribution of a tensor by what it is: weights have the standard deviation 1 / sqrt(inputs), biases are

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The reference's stored tensors as float weights, its one product, and its memory.
+// The reference's linear maps and vectors, its one product, and its memory.
 #include "reference_parts.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "base/float.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "kernels/math_inline.h"
@@ -37,62 +36,12 @@ void mb_reference_release(struct mb_reference *r, const struct mb_chunk *down_to
 
 // --- stored tensors -------------------------------------------------------------------------------------------------
 
-static float number(moeblock_dtype dtype, const uint8_t *at)
-{
-    uint32_t wide;
-    uint16_t half;
-    if (dtype == MOEBLOCK_F32) return memcpy(&wide, at, sizeof wide), mb_float(wide);
-    if (dtype == MOEBLOCK_F8_E4M3) return mb_from_e4m3(*at);
-    if (dtype == MOEBLOCK_F8_E8M0 || dtype == MOEBLOCK_U8) return mb_from_e8m0(*at);
-    memcpy(&half, at, sizeof half);
-    return dtype == MOEBLOCK_F16 ? mb_from_f16(half) : mb_from_bf16(half);
-}
-
-// Decodes a projection of an expert. FP4 codes take their power of two at once (exact); FP8 scales stay apart.
-// `rounds`: an expert's weight, which BF16 compute holds in bfloat16 when it is stored wider.
 moeblock_status mb_reference_linear(struct mb_reference *r, enum mb_projection projection, int64_t expert,
                                     bool has_bias, bool rounds, struct mb_linear *out)
 {
     struct mb_matrix m;
     MB_TRY(mb_projection_find(r->config, r->weights, projection, r->layer, expert, &m, r->error));
-    const struct mb_format_info *format = &mb_format_table[m.format];
-    const bool fp4 = m.format == MB_FORMAT_MXFP4, scaled = format->scale_suffix && !fp4;
-    const size_t code_bytes = moeblock_dtype_bytes(m.codes.dtype), scale_bytes = moeblock_dtype_bytes(m.scales.dtype);
-    *out = (struct mb_linear){.rows = m.rows, .columns = m.columns, .group = m.columns};
-    out->integers = fp4 && rounds && r->compute == MOEBLOCK_COMPUTE_INT16;
-    if (scaled || out->integers) out->group = format->column_tile;
-    if (rounds && !fp4 && r->compute == MOEBLOCK_COMPUTE_INT16)
-        return mb_fail(r->error, MOEBLOCK_UNSUPPORTED, "computing the reference: '%s' as %s has no exact integers",
-                       m.codes.name, format->name);
-    const int64_t groups = (m.columns + out->group - 1) / out->group;
-    uint8_t *codes = NULL, *scales = NULL;
-    MB_TRY(mb_reference_take(r, m.rows * m.columns, sizeof(float), &out->w));
-    MB_TRY(mb_reference_take(r, (int64_t)m.codes.bytes, 1, &codes));
-    MB_TRY(moeblock_weights_read(r->weights, &m.codes, 0, (size_t)m.codes.bytes, codes, r->error));
-    if (format->scale_suffix) {
-        MB_TRY(mb_reference_take(r, m.rows * groups, sizeof(float), &out->scale));
-        MB_TRY(mb_reference_take(r, (int64_t)m.scales.bytes, 1, &scales));
-        MB_TRY(moeblock_weights_read(r->weights, &m.scales, 0, (size_t)m.scales.bytes, scales, r->error));
-    }
-    for (int64_t n = 0; n < m.rows; n++) {
-        const uint64_t tile_row =
-            format->row_tile
-                ? (uint64_t)((m.scale_row_first + n * m.scale_row_step) / format->row_tile * m.scale_row_stride)
-                : 0;
-        for (int64_t k = 0; k < m.columns; k++) {
-            const uint64_t at = m.code_offset + (uint64_t)(n * m.row_stride + k * m.column_stride);
-            float *w = &out->w[n * m.columns + k];
-            const uint8_t *scale = NULL;
-            if (scales)
-                scale = scales + (m.scale_offset + tile_row + (uint64_t)(k / format->column_tile)) * scale_bytes;
-            // Integers are twice the values of the codes: their scale is that of exponent 127 + 1.
-            *w = fp4 ? mb_from_fp4(codes[at / 2] >> (at % 2 * 4) & 15, out->integers ? 128 : *scale)
-                     : number(m.codes.dtype, codes + at * code_bytes);
-            if (rounds && r->compute == MOEBLOCK_COMPUTE_BF16) *w = mb_round_bf16(*w);
-            if (scaled || out->integers) out->scale[n * groups + k / out->group] = number(m.scales.dtype, scale);
-        }
-    }
-    if (fp4 && !out->integers) out->scale = NULL;
+    MB_TRY(mb_reference_decode(r, &m, rounds, out));
     if (!has_bias) return MOEBLOCK_OK;
     MB_TRY(mb_reference_take(r, m.rows, sizeof(float), &out->bias));
     return mb_projection_bias(r->config, r->weights, projection, r->layer, expert, m.rows, out->bias, r->error);
@@ -175,7 +124,9 @@ float mb_reference_dot(const struct mb_linear *m, int64_t n, const float *x)
     float sum = 0.0f;
     for (int64_t g = 0; g < groups; g++) {
         float chain = 0.0f;
-        for (int64_t k = g * m->group; k < (g + 1) * m->group && k < m->columns; k++) chain = chain + w[k] * x[k];
+        for (int64_t k = g * m->group; k < (g + 1) * m->group && k < m->columns; k++) {
+            chain = chain + w[k] * x[m->order ? m->order[k] : k];
+        }
         sum = m->scale ? sum + m->scale[n * groups + g] * chain : chain;
     }
     return mb_one_nan(m->bias ? sum + m->bias[n] : sum);

@@ -7,12 +7,13 @@
 #include "moeblock/block.h"
 #include "reference.h"
 
-// y[n] = sum_k w[n][k] x[k] + bias[n]; with `scale`, each run of `group` inputs is summed on its own and scaled. With
-// `integers` w holds integers, and x a row of mb_reference_row.
+// y[n] = sum_k w[n][k] x[order[k]] + bias[n]; with `scale`, each run of `group` inputs is summed on its own and scaled.
+// With `integers` w holds integers, and x a row of mb_reference_row.
 struct mb_linear {
     int64_t rows, columns, group;
     bool integers;
     float *w, *scale, *bias; // scale [rows][columns / group, rounded up] or NULL; bias [rows] or NULL
+    int32_t *order;          // [columns], or NULL: ascending
 };
 
 struct mb_reference {
@@ -36,6 +37,9 @@ void mb_reference_release(struct mb_reference *r, const struct mb_chunk *down_to
 // A projection of an expert. `rounds`: its weights are held in bfloat16 in BF16 compute when they are stored wider.
 moeblock_status mb_reference_linear(struct mb_reference *r, enum mb_projection projection, int64_t expert,
                                     bool has_bias, bool rounds, struct mb_linear *out);
+// reference_formats.c: the same without its bias.
+moeblock_status mb_reference_decode(struct mb_reference *r, const struct mb_matrix *matrix, bool rounds,
+                                    struct mb_linear *out);
 // A vector of the description, NULL when it has none.
 moeblock_status mb_reference_vector(struct mb_reference *r, enum mb_role role, int64_t count, float **out);
 

@@ -61,7 +61,10 @@ static void formats_without_integers(void **state)
     for (int format = 0; format < MB_FORMATS; format++) {
         const struct mb_format_info *info = &mb_format_table[format];
         const struct tiny_settings settings = {.format = (enum mb_format)format, .seed = 3};
+        // In tensors this small a tile of 128 x 128 is the whole tensor.
+        const char *name = format == MB_FORMAT_CT_FP8_BLOCK ? "ct_fp8" : info->name;
         struct tiny_block tiny;
+        if (info->told) continue; // refused before that: the description must name it
         tiny_make(&tiny, shared_text, &settings);
         if (mb_packed_has_integers(info->packed)) {
             moeblock_error error = {MOEBLOCK_OK, ""};
@@ -71,7 +74,7 @@ static void formats_without_integers(void **state)
             assert_int_equal(load(&tiny, tiny.tensors, tiny.count, MOEBLOCK_COMPUTE_AUTO, &got, &error), MOEBLOCK_OK);
             assert_int_equal(got, automatic());
         } else {
-            refused(&tiny, tiny.tensors, tiny.count, "mlp.experts.0.", info->name);
+            refused(&tiny, tiny.tensors, tiny.count, "mlp.experts.0.", name);
         }
         tiny_free(&tiny);
     }

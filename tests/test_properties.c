@@ -14,13 +14,14 @@
 #include <string.h>
 
 #include "cmocka.h"
+#include "support/stored_values.h"
 #include "support/tiny_block.h"
 
 enum { ROUNDS = 40, TOKENS = 23, TEXT = 2048 };
 
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 
-// A random description. Widths are multiples of 32 where MXFP4 asks for them.
+// A random description.
 struct sample {
     char json[TEXT];
     enum mb_format format;
@@ -32,7 +33,8 @@ struct sample {
 
 static int width(uint64_t *random, enum mb_format format)
 {
-    return format == MB_FORMAT_MXFP4 ? 32 * (1 + (int)tiny_random(random, 3)) : 1 + (int)tiny_random(random, 96);
+    const int multiple = stored_multiple(format);
+    return multiple * (1 + (int)tiny_random(random, (uint32_t)(96 / multiple)));
 }
 
 static void make_sample(struct sample *out, unsigned seed)
@@ -53,16 +55,17 @@ static void make_sample(struct sample *out, unsigned seed)
     out->groups = out->k <= out->experts / 2 && tiny_random(&random, 4) == 0;
     out->two_term_sums = out->k <= 2 && score != 3;
     const int hidden = width(&random, out->format), inner = width(&random, out->format);
-    snprintf(out->json, sizeof out->json,
-             "{\"model\": {\"hidden_size\": %d, \"num_experts\": %d, \"num_experts_per_tok\": %d}, \"router\": "
-             "{\"type\": \"linear\", \"config\": {\"score\": \"%s\", \"norm\": %s, \"score_correction_bias\": %s, "
-             "\"linear_bias\": %s, \"routed_scaling_factor\": 1.5%s}}, \"experts\": {\"distributed\": "
-             "{\"intermediate_size\": %d, \"bias\": %s, \"activation\": %s}%s}}",
-             hidden, out->experts, out->k, scores[score], norms[tiny_random(&random, COUNT(norms))],
-             tiny_random(&random, 2) ? "true" : "false", tiny_random(&random, 2) ? "true" : "false",
-             out->groups ? ", \"groups\": \"limited\", \"n_group\": 4, \"topk_group\": 2" : "", inner,
-             tiny_random(&random, 3) ? "false" : "true", activations[tiny_random(&random, COUNT(activations))],
-             shared[tiny_random(&random, COUNT(shared))]);
+    snprintf(
+        out->json, sizeof out->json,
+        "{\"model\": {\"hidden_size\": %d, \"num_experts\": %d, \"num_experts_per_tok\": %d}, \"router\": "
+        "{\"type\": \"linear\", \"config\": {\"score\": \"%s\", \"norm\": %s, \"score_correction_bias\": %s, "
+        "\"linear_bias\": %s, \"routed_scaling_factor\": 1.5%s}}, \"experts\": {\"distributed\": "
+        "{\"intermediate_size\": %d, \"bias\": %s, \"activation\": %s}%s}, \"weights\": {%s\"gate_up\": \"separate\"}}",
+        hidden, out->experts, out->k, scores[score], norms[tiny_random(&random, COUNT(norms))],
+        tiny_random(&random, 2) ? "true" : "false", tiny_random(&random, 2) ? "true" : "false",
+        out->groups ? ", \"groups\": \"limited\", \"n_group\": 4, \"topk_group\": 2" : "", inner,
+        tiny_random(&random, 3) ? "false" : "true", activations[tiny_random(&random, COUNT(activations))],
+        shared[tiny_random(&random, COUNT(shared))], stored_keys(out->format));
 }
 
 static void start(struct tiny_block *tiny, const struct sample *sample, int threads)
@@ -315,10 +318,11 @@ static void an_expert_of_zeros_is_an_empty_slot(void **state)
         base_start(&base, seed);
         const int64_t hidden = base.tiny.hidden, k = base.tiny.k;
         const int zeroed = base.result.ids[0];
-        for (size_t i = 0; i < base.tiny.count; i++) { // zero codes are zero in every format
+        const bool integers = mb_format_table[base.sample.format].any_group;
+        for (size_t i = 0; i < base.tiny.count; i++) { // zero codes are zero, and integers with scales of zero
             const moeblock_tensor *tensor = &base.tiny.tensors[i];
-            if (is_of_expert(tensor, zeroed) && !strstr(tensor->name, "_scale"))
-                memset((void *)(uintptr_t)tensor->data, 0, tensor->bytes);
+            const bool zeroes = strstr(tensor->name, "bias") || !strstr(tensor->name, "scale") != integers;
+            if (is_of_expert(tensor, zeroed) && zeroes) memset((void *)(uintptr_t)tensor->data, 0, tensor->bytes);
         }
         moeblock_workspace_destroy(&base.tiny.workspace);
         moeblock_block_destroy(&base.tiny.block);
@@ -351,10 +355,12 @@ static void powers_of_two_scale_exactly(void **state)
         snprintf(json, sizeof json,
                  "{\"model\": {\"hidden_size\": %d, \"num_experts\": 5, \"num_experts_per_tok\": 3}, \"router\": "
                  "{\"type\": \"topk\", \"config\": {\"input\": \"aux\"}}, \"experts\": {\"distributed\": "
-                 "{\"intermediate_size\": %d, \"activation\": \"identity\", \"gated\": false}%s}}",
+                 "{\"intermediate_size\": %d, \"activation\": \"identity\", \"gated\": false}%s}, \"weights\": "
+                 "{%s\"gate_up\": \"separate\"}}",
                  hidden, inner,
                  i % 3 ? ""
-                       : ", \"shared\": {\"intermediate_size\": 32, \"activation\": \"identity\", \"gated\": false}");
+                       : ", \"shared\": {\"intermediate_size\": 32, \"activation\": \"identity\", \"gated\": false}",
+                 stored_keys(format));
         tiny_make(&tiny, json, &(struct tiny_settings){.threads = 3, .format = format, .seed = (unsigned)i});
         tiny_load(&tiny, i % 2 ? MOEBLOCK_COMPUTE_F32 : MOEBLOCK_COMPUTE_BF16, TOKENS);
         float *x = tiny_values(&random, TOKENS * hidden), *aux = tiny_values(&random, TOKENS * hidden);

@@ -125,4 +125,19 @@ static inline float mb_from_fp4(uint8_t code, uint8_t scale)
     return mb_float(sign | (0x800000u | fraction) >> (1 - exponent)); // denormal; the shift is at most 2, so exact
 }
 
+static inline float mb_from_e2m1(uint8_t code) { return mb_from_fp4(code, 127); }
+
+// An e4m3 code times 2^(scale - 127), exact where float32 can hold it, denormals included.
+static inline float mb_from_mxfp8(uint8_t code, uint8_t scale)
+{
+    const uint32_t bits = mb_bits(mb_from_e4m3(code)), sign = bits & 0x80000000u;
+    if (scale == 255 || (code & 0x7fu) == 0x7fu) return mb_float(sign | 0x7fc00000u);
+    if (!(code & 0x7fu)) return mb_float(sign);
+    const int exponent = (int)(bits >> 23 & 255u) + (int)scale - 127;
+    const uint32_t fraction = bits & 0x7fffffu;
+    if (exponent >= 255) return mb_float(sign | 0x7f800000u);
+    if (exponent >= 1) return mb_float(sign | (uint32_t)exponent << 23 | fraction);
+    return mb_float(sign | (0x800000u | fraction) >> (1 - exponent)); // denormal; four bits are left, so exact
+}
+
 #endif

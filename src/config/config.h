@@ -131,6 +131,7 @@ struct moeblock_config {
     char weight_path[1024], module_prefix[MB_TEXT];
     int64_t layer_index; // -1: not given
     char format[32];     // "auto" or a row of mb_format_table
+    int64_t group_size;  // inputs per scale of formats that leave it to the model; 0: as the scales' shape says
     enum mb_layout layout;
     enum mb_orientation orientation, down_orientation;
     enum mb_gate_up gate_up, shared_gate_up;

@@ -5,12 +5,12 @@
 
 #include "config/roles.h"
 
-// What is stored for a role: one tensor, or codes and scales.
+// What is stored for a role: one tensor, or the parts of its format.
 struct stored {
     enum mb_role role;
-    bool scales;
+    enum mb_part part;
 };
-enum { STORED_MAX = 2 * MB_ROLES };
+enum { STORED_MAX = MB_PARTS * MB_ROLES };
 
 // Routed and shared experts have the format; the rest is floats.
 static bool in_format(enum mb_role role)
@@ -27,10 +27,39 @@ static int collect(const moeblock_config *config, enum mb_format format, bool pe
         const enum mb_role role = (enum mb_role)i;
         const bool each = mb_roles[role].owner == MB_OWNER_ROUTED && config->layout == MB_LAYOUT_PER_EXPERT;
         if (each != per_expert || !mb_role_wanted(config, role)) continue;
-        out[count++] = (struct stored){role, false};
-        if (in_format(role) && mb_format_table[format].scale_suffix) out[count++] = (struct stored){role, true};
+        for (int p = 0; p < MB_PARTS; p++) {
+            const enum mb_part part = (enum mb_part)p;
+            const bool coded = in_format(role) && mb_format_suffix(format, part);
+            const bool left_out = part == MB_PART_ORDER && mb_format_table[format].order_optional;
+            if (part == MB_PART_CODES || (coded && !left_out)) out[count++] = (struct stored){role, part};
+        }
     }
     return count;
+}
+
+static moeblock_dtype scale_type(const struct mb_format_info *info)
+{
+    const bool v4 = info->scale_suffix[0] == '.'; // powers of two under their own type
+    if (info->scales == MB_SCALE_E4M3) return MOEBLOCK_F8_E4M3;
+    if (info->any_group) return info->order == MB_CODES_WORDS ? MOEBLOCK_BF16 : MOEBLOCK_F16;
+    if (info->scales == MB_SCALE_E8M0 || v4) return v4 ? MOEBLOCK_F8_E8M0 : MOEBLOCK_U8;
+    return MOEBLOCK_F32;
+}
+
+static moeblock_dtype part_type(const struct mb_format_info *info, enum mb_part part)
+{
+    switch (part) {
+    case MB_PART_CODES:
+        return info->dtype;
+    case MB_PART_SCALES:
+        return scale_type(info);
+    case MB_PART_TOTAL:
+        return MOEBLOCK_F32;
+    case MB_PART_SHAPE:
+        return MOEBLOCK_I64;
+    default:
+        return MOEBLOCK_I32;
+    }
 }
 
 static void describe(const moeblock_config *config, enum mb_format format, struct stored stored, int64_t layer,
@@ -38,13 +67,14 @@ static void describe(const moeblock_config *config, enum mb_format format, struc
 {
     const struct mb_format_info *info = &mb_format_table[format];
     const bool coded = in_format(stored.role);
+    const int64_t columns = mb_extent(config, mb_roles[stored.role].columns);
+    char name[256], full[288];
     memset(out, 0, sizeof *out);
-    mb_role_name(config, stored.role, layer, expert, out->name);
+    mb_role_name(config, stored.role, layer, expert, name);
+    mb_name_with(name, coded ? mb_format_suffix(format, stored.part) : "", full);
+    snprintf(out->name, sizeof out->name, "%.255s", full);
     if (coded) {
-        const char *suffix = stored.scales ? info->scale_suffix : info->codes_suffix;
-        const size_t length = strlen(out->name);
-        snprintf(out->name + length, sizeof out->name - length, "%s", suffix);
-        out->dtype = !stored.scales ? info->dtype : format == MB_FORMAT_MXFP4 ? MOEBLOCK_U8 : MOEBLOCK_F32;
+        out->dtype = part_type(info, stored.part);
     } else if (stored.role == MB_ROLE_TOKEN_TABLE) {
         out->dtype = MOEBLOCK_I64;
     } else if (stored.role == MB_ROLE_SELECTION_BIAS) { // small corrections beside scores: published in F32
@@ -52,7 +82,9 @@ static void describe(const moeblock_config *config, enum mb_format format, struc
     } else {
         out->dtype = info->scale_suffix ? MOEBLOCK_BF16 : info->dtype;
     }
-    out->rank = mb_role_dims(config, stored.role, coded ? format : MB_FORMAT_BF16, stored.scales, out->dims);
+    int64_t group = mb_format_group(format, columns);
+    if (info->any_group && config->group_size) group = config->group_size;
+    out->rank = mb_role_dims(config, stored.role, coded ? format : MB_FORMAT_BF16, stored.part, group, out->dims);
 }
 
 // The i-th tensor of the experts alone, which is all that a second bank has.

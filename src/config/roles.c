@@ -195,6 +195,16 @@ const char *mb_role_key(enum mb_role role) { return mb_roles[role].key; }
 
 bool mb_role_wanted(const moeblock_config *config, enum mb_role role) { return mb_roles[role].wanted(config); }
 
+int64_t mb_role_outputs(const moeblock_config *config, enum mb_role role)
+{
+    return mb_extent(config, mb_roles[role].rows);
+}
+
+int64_t mb_role_inputs(const moeblock_config *config, enum mb_role role)
+{
+    return mb_extent(config, mb_roles[role].columns);
+}
+
 bool mb_role_stacked(const moeblock_config *config, enum mb_role role)
 {
     return mb_roles[role].owner == MB_OWNER_ROUTED && config->layout != MB_LAYOUT_PER_EXPERT;
@@ -224,35 +234,26 @@ enum mb_gate_up mb_role_joined(const moeblock_config *config, enum mb_role role)
     return role == MB_ROLE_SHARED_GATE_UP ? config->shared_gate_up : MB_GATE_UP_SEPARATE;
 }
 
-int mb_role_dims(const moeblock_config *config, enum mb_role role, enum mb_format format, bool scales,
-                 int64_t dims[MOEBLOCK_MAX_RANK])
+int mb_role_dims(const moeblock_config *config, enum mb_role role, enum mb_format format, enum mb_part part,
+                 int64_t group, int64_t dims[MOEBLOCK_MAX_RANK])
 {
-    const struct mb_format_info *info = &mb_format_table[format];
     const int64_t rows = mb_extent(config, mb_roles[role].rows), columns = mb_extent(config, mb_roles[role].columns);
     int rank = 0;
     if (mb_role_stacked(config, role)) dims[rank++] = config->num_experts;
-    if (role == MB_ROLE_SELECTION_BIAS && router_second(config)) { // a row for either bank
-        dims[rank++] = 2;
-        dims[rank++] = rows / 2;
-    } else if (mb_roles[role].columns == MB_EXTENT_NONE) {
-        dims[rank++] = rows;
-    } else if (scales) {
-        dims[rank++] = mb_ceil_div(rows, info->row_tile);
-        dims[rank++] = mb_ceil_div(columns, info->column_tile);
-    } else if (format == MB_FORMAT_MXFP4) { // groups of 32 codes in 16 bytes
-        dims[rank++] = rows;
-        dims[rank++] = mb_ceil_div(columns, 32);
-        dims[rank++] = 16;
-    } else {
-        const bool input_major = mb_role_input_major(config, role, format);
-        dims[rank++] = input_major ? columns : rows;
-        dims[rank++] = input_major ? rows : columns;
-        if (mb_role_stacked(config, role) && config->layout == MB_LAYOUT_FLATTENED) { // [E * rows, columns]
-            dims[0] *= dims[1];
-            dims[1] = dims[--rank];
-        }
+    if (mb_roles[role].columns == MB_EXTENT_NONE) {
+        const bool both = role == MB_ROLE_SELECTION_BIAS && router_second(config); // a row for either bank
+        if (both) dims[rank++] = 2;
+        dims[rank++] = both ? rows / 2 : rows;
+        return rank;
     }
-    return rank;
+    int64_t of_one[MOEBLOCK_MAX_RANK];
+    const int more = mb_format_dims(format, part, rows, columns, group, of_one);
+    const bool input_major = mb_role_input_major(config, role, format);
+    for (int i = 0; i < more; i++) dims[rank++] = of_one[input_major ? more - 1 - i : i];
+    if (!mb_role_stacked(config, role) || config->layout != MB_LAYOUT_FLATTENED) return rank;
+    dims[0] *= dims[1]; // [E * rows, columns]
+    memmove(dims + 1, dims + 2, (size_t)(rank - 2) * sizeof dims[0]);
+    return rank - 1;
 }
 
 // Appends text; what does not fit is dropped, and the name then matches nothing.
@@ -289,6 +290,15 @@ void mb_role_name(const moeblock_config *config, enum mb_role role, int64_t laye
     append_pattern(out, &used, pattern + (pattern[0] == '/'), layer, config->expert_first + expert);
 }
 
+void mb_name_with(const char *name, const char *suffix, char out[288])
+{
+    static const char plain[] = ".weight";
+    size_t length = strlen(name);
+    const size_t tail = sizeof plain - 1;
+    if (suffix[0] == '.' && length >= tail && !strcmp(name + length - tail, plain)) length -= tail;
+    snprintf(out, 288, "%.*s%s", (int)length, name, suffix);
+}
+
 moeblock_status mb_role_find(const moeblock_config *config, moeblock_weights *weights, enum mb_role role,
                              const char *suffix, int64_t layer, int64_t expert, moeblock_tensor_info *out,
                              moeblock_error *error)
@@ -300,17 +310,17 @@ moeblock_status mb_role_find(const moeblock_config *config, moeblock_weights *we
                    config->expert_first + expert);
     const char *dot = strchr(part, '.');
     const char *const names[] = {full, part, dot ? dot + 1 : part};
+    char tried[3][288];
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        char name[288];
         moeblock_error reason = {MOEBLOCK_OK, ""};
-        snprintf(name, sizeof name, "%s%s", names[i], suffix);
-        const moeblock_status status = moeblock_weights_find(weights, name, out, &reason);
+        mb_name_with(names[i], suffix, tried[i]);
+        const moeblock_status status = moeblock_weights_find(weights, tried[i], out, &reason);
         if (status == MOEBLOCK_OK) return MOEBLOCK_OK;
         if (status == MOEBLOCK_NOT_FOUND) continue;
         if (error) *error = reason;
         return status;
     }
     return mb_fail(error, MOEBLOCK_NOT_FOUND,
-                   "%s: the checkpoint has no tensor '%s%s' (weights.names.%s), nor '%s%s' or '%s%s'", weights->path,
-                   full, suffix, mb_roles[role].key, part, suffix, names[2], suffix);
+                   "%s: the checkpoint has no tensor '%s' (weights.names.%s), nor '%s' or '%s'", weights->path,
+                   tried[0], mb_roles[role].key, tried[1], tried[2]);
 }

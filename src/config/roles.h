@@ -48,8 +48,16 @@ bool mb_role_input_major(const moeblock_config *config, enum mb_role role, enum 
 // How a fused gate and up lie in the role's tensor; SEPARATE for roles of one part.
 enum mb_gate_up mb_role_joined(const moeblock_config *config, enum mb_role role);
 
-// Dimensions as stored in a format: of the codes, or of the scales. Returns the rank.
-int mb_role_dims(const moeblock_config *config, enum mb_role role, enum mb_format format, bool scales,
-                 int64_t dims[MOEBLOCK_MAX_RANK]);
+// Dimensions of a part of the role's matrix as stored in a format, `group` inputs a scale. Returns the rank.
+int mb_role_dims(const moeblock_config *config, enum mb_role role, enum mb_format format, enum mb_part part,
+                 int64_t group, int64_t dims[MOEBLOCK_MAX_RANK]);
+
+// INVALID_FILE with found and expected unless the tensor has these dimensions.
+moeblock_status mb_check_dims(const moeblock_tensor_info *tensor, int rank, const int64_t *dims, moeblock_error *error);
+
+// stored.c: finds the role's tensors, recognises their format and fills the rest of `out`, whose rows and columns are
+// set: part `part` of what the role's tensor holds.
+moeblock_status mb_stored_find(const moeblock_config *config, moeblock_weights *weights, enum mb_role role, int part,
+                               int64_t layer, int64_t expert, struct mb_matrix *out, moeblock_error *error);
 
 #endif

@@ -65,8 +65,14 @@ const char *mb_role_key(enum mb_role role);
 bool mb_role_wanted(const moeblock_config *config, enum mb_role role);
 // Whether its name pattern counts: wanted, by either bank of experts.
 bool mb_role_named(const moeblock_config *config, enum mb_role role);
+// Outputs and inputs of one expert's map as stored; inputs 0: a vector.
+int64_t mb_role_outputs(const moeblock_config *config, enum mb_role role);
+int64_t mb_role_inputs(const moeblock_config *config, enum mb_role role);
 // Full name in the checkpoint, for a layer and an expert (ignored where the pattern has no {expert}).
 void mb_role_name(const moeblock_config *config, enum mb_role role, int64_t layer, int64_t expert, char out[256]);
+
+// A tensor's name with a format's suffix (weights/format.h).
+void mb_name_with(const char *name, const char *suffix, char out[288]);
 
 // Finds a tensor under its full name, from "mlp." on, or bare. NOT_FOUND names the full name and what it is for.
 moeblock_status mb_role_find(const moeblock_config *config, moeblock_weights *weights, enum mb_role role,

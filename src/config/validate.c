@@ -267,7 +267,7 @@ static moeblock_status check_weights(const struct mb_reader *reader, moeblock_er
 {
     const moeblock_config *c = reader->config;
     if (strcmp(c->format, "auto") && mb_format_find(c->format) < 0) {
-        char list[256] = "\"auto\"";
+        char list[512] = "\"auto\"";
         for (int i = 0, used = 6; i < MB_FORMATS && used < (int)sizeof list; i++)
             used += snprintf(list + used, sizeof list - (size_t)used, ", \"%s\"", mb_format_table[i].name);
         FAIL_AT(c->format, "weights.format is \"%s\", expected one of %s", c->format, list);

@@ -3,11 +3,11 @@
 #include "base/status.h"
 #include "experts/expert.h"
 
-void mb_compute_packing(moeblock_compute compute, enum mb_format stored, struct mb_packing *out)
+void mb_compute_packing(moeblock_compute compute, enum mb_format stored, int64_t group, struct mb_packing *out)
 {
     const struct mb_format_info *format = &mb_format_table[stored];
     out->format = format->f32_compute && compute == MOEBLOCK_COMPUTE_BF16 ? MB_PACKED_BF16 : format->packed;
-    out->group = format->column_tile;
+    out->group = format->scale_suffix ? group : 0;
     out->int16 = compute == MOEBLOCK_COMPUTE_INT16;
 }
 

@@ -25,7 +25,7 @@ void mb_post_normed_size(void *self, enum mb_format format);
 moeblock_status mb_experts_register(moeblock_context *context, moeblock_error *error);
 
 // Format, group and rows of the packing that a stored format has in a compute type.
-void mb_compute_packing(moeblock_compute compute, enum mb_format stored, struct mb_packing *out);
+void mb_compute_packing(moeblock_compute compute, enum mb_format stored, int64_t group, struct mb_packing *out);
 // UNSUPPORTED where a compute type cannot hold a matrix.
 moeblock_status mb_compute_check(moeblock_compute compute, const struct mb_matrix *matrix, moeblock_error *error);
 

@@ -43,6 +43,7 @@ static void destroy(void *object)
     if (!self) return;
     const moeblock_allocator *allocator = &self->build.context->allocator;
     free_spares(self);
+    mb_ffn_free_orders(self);
     mb_free(allocator, self->packed);
     mb_free(allocator, self->biases);
     mb_free(allocator, self->place);
@@ -99,7 +100,7 @@ static void list_projections(struct ffn *self)
     self->bias_stride = next[-1].bias + (b->h1 - b->h0);
 }
 
-static moeblock_status find(const struct ffn *self, const struct projection *projection, int64_t expert,
+moeblock_status mb_ffn_find(const struct ffn *self, const struct projection *projection, int64_t expert,
                             struct mb_matrix *out, moeblock_error *error)
 {
     MB_TRY(mb_projection_find(self->build.config, self->weights, projection->kind, self->layer, expert, out, error));
@@ -116,13 +117,13 @@ static moeblock_status check_alike(const struct ffn *self, const struct projecti
 {
     for (int64_t i = 0; i < self->owned; i++) {
         struct mb_matrix matrix;
-        MB_TRY(find(self, projection, self->id[i], &matrix, error));
+        MB_TRY(mb_ffn_find(self, projection, self->id[i], &matrix, error));
         if (matrix.format != first->format || matrix.row_stride != first->row_stride ||
-            matrix.column_stride != first->column_stride) {
+            matrix.column_stride != first->column_stride || mb_matrix_group(&matrix) != mb_matrix_group(first)) {
             return mb_fail(
                 error, MOEBLOCK_UNSUPPORTED,
                 "opening experts: tensor '%s' is stored as %s, but '%s' as %s; all experts of a layer must have one "
-                "format and layout",
+                "format, layout and group size",
                 matrix.codes.name, mb_format_table[matrix.format].name, first->codes.name,
                 mb_format_table[first->format].name);
         }
@@ -130,11 +131,13 @@ static moeblock_status check_alike(const struct ffn *self, const struct projecti
     return MOEBLOCK_OK;
 }
 
-static struct mb_packing packing_of(const struct ffn *self, const struct projection *projection, enum mb_format format)
+static struct mb_packing packing_of(const struct ffn *self, const struct projection *projection, enum mb_format format,
+                                    int64_t group)
 {
-    struct mb_packing packing = {
-        .parts = projection->part + 1, .n = projection->end - projection->first, .k = projection->columns};
-    mb_compute_packing(self->build.compute, format, &packing);
+    struct mb_packing packing = {.parts = self->apart ? 1 : projection->part + 1,
+                                 .n = projection->end - projection->first,
+                                 .k = projection->columns};
+    mb_compute_packing(self->build.compute, format, group, &packing);
     return packing;
 }
 
@@ -180,7 +183,8 @@ static bool is_paired(const struct ffn *self, const struct mb_matrix *firsts, st
 {
     const struct projection *gate = self->projections;
     int64_t first, end;
-    if (!self->config->gated || gate->first == gate->end || !mb_matrix_pair(&firsts[0], &firsts[1], pair)) return false;
+    if (!self->config->gated || self->apart || gate->first == gate->end) return false;
+    if (!mb_matrix_pair(&firsts[0], &firsts[1], pair)) return false;
     mb_pair_rows(pair, gate->first, gate->end, &first, &end);
     return end - first == 2 * (gate->end - gate->first);
 }
@@ -189,18 +193,22 @@ static bool is_paired(const struct ffn *self, const struct mb_matrix *firsts, st
 static moeblock_status plan(struct ffn *self, moeblock_error *error)
 {
     struct mb_matrix firsts[PROJECTIONS];
+    MB_TRY(mb_ffn_load_orders(self, error));
     for (int i = 0; i < self->projection_count; i++) {
         struct projection *p = &self->projections[i];
-        MB_TRY(find(self, p, self->id[0], &firsts[i], error));
+        MB_TRY(mb_ffn_find(self, p, self->id[0], &firsts[i], error));
         MB_TRY(check_alike(self, p, &firsts[i], error));
+        firsts[i].permutation = mb_ffn_order(self, p, self->id[0]);
         struct mb_packing *packing = p->outer ? &self->outer : &self->inner;
         MB_TRY(mb_compute_check(self->build.compute, &firsts[i], error));
-        const struct mb_packing wanted = packing_of(self, p, firsts[i].format);
-        if (p->part && packing->format != wanted.format) {
-            return mb_fail(error, MOEBLOCK_UNSUPPORTED,
-                           "opening experts: '%s' is stored as %s, but '%s' as %s; gate and up must have one format",
-                           firsts[i].codes.name, mb_format_table[firsts[i].format].name, firsts[0].codes.name,
-                           mb_format_table[firsts[0].format].name);
+        const struct mb_packing wanted = packing_of(self, p, firsts[i].format, mb_matrix_group(&firsts[i]));
+        if (p->part && (packing->format != wanted.format || packing->group != wanted.group)) {
+            return mb_fail(
+                error, MOEBLOCK_UNSUPPORTED,
+                "opening experts: '%s' is stored as %s, but '%s' as %s; gate and up must have one format and "
+                "group size",
+                firsts[i].codes.name, mb_format_table[firsts[i].format].name, firsts[0].codes.name,
+                mb_format_table[firsts[0].format].name);
         }
         *packing = wanted;
     }
@@ -223,7 +231,7 @@ static moeblock_status plan(struct ffn *self, moeblock_error *error)
 
 static void fix_bytes(struct ffn *self)
 {
-    self->inner_bytes = mb_round_up(self->kernels->packed_bytes(&self->inner), 64);
+    self->inner_bytes = mb_round_up(self->kernels->packed_bytes(&self->inner), 64) * (self->apart ? 2 : 1);
     self->expert_bytes = self->inner_bytes + mb_round_up(self->kernels->packed_bytes(&self->outer), 64);
 }
 
@@ -234,7 +242,9 @@ void mb_ffn_size(void *object, enum mb_format format)
     list_projections(self);
     for (int i = 0; i < self->projection_count; i++) {
         const struct projection *p = &self->projections[i];
-        *(p->outer ? &self->outer : &self->inner) = packing_of(self, p, format);
+        const int64_t said = mb_format_table[format].any_group ? self->build.config->group_size : 0;
+        const int64_t group = said ? said : mb_format_group(format, p->columns);
+        *(p->outer ? &self->outer : &self->inner) = packing_of(self, p, format, group);
     }
     fix_bytes(self);
 }
@@ -326,16 +336,18 @@ static moeblock_status pack_pieces(struct ffn *self, const struct projection *pr
     const bool both = packs_both(self, projection);
     struct mb_matrix matrix, up;
     struct mb_pair pair;
-    MB_TRY(find(self, projection, expert, &matrix, error));
+    MB_TRY(mb_ffn_find(self, projection, expert, &matrix, error));
+    matrix.permutation = mb_ffn_order(self, projection, expert);
     if (both) {
-        MB_TRY(find(self, projection + 1, expert, &up, error));
+        MB_TRY(mb_ffn_find(self, projection + 1, expert, &up, error));
         (void)mb_matrix_pair(&matrix, &up, &pair); // as the first expert's
     }
+    const bool second = self->apart && projection->part; // its packed weights follow the gate's
     const struct mb_target target = {
         .kernels = self->kernels,
         .packing = projection->outer ? &self->outer : &self->inner,
-        .packed = packed_of(self, expert, projection->outer),
-        .part = projection->part,
+        .packed = packed_of(self, expert, projection->outer) + (second ? self->inner_bytes / 2 : 0),
+        .part = self->apart ? 0 : projection->part,
         .row0 = projection->first,
         .turn = matrix.column_stride == 1 ? 0 : index, // pieces of whole rows share no outputs
     };
@@ -379,24 +391,24 @@ static size_t packed_bytes(const void *object)
 {
     const struct ffn *self = object;
     const size_t biases = self->config->bias ? (size_t)self->bias_stride * sizeof(float) : 0;
-    return (size_t)self->owned * (self->expert_bytes + biases);
+    return (size_t)self->owned * (self->expert_bytes + biases) + mb_ffn_order_bytes(self);
 }
 
 static size_t scratch_bytes(const void *object, int64_t m)
 {
     const struct ffn *self = object;
     if (!self->owned) return 0;
-    const size_t inner = self->kernels->scratch_bytes(&self->inner, m);
-    const size_t outer = self->kernels->scratch_bytes(&self->outer, m);
+    const size_t inner = mb_ffn_order_scratch(self, false, m) + self->kernels->scratch_bytes(&self->inner, m);
+    const size_t outer = mb_ffn_order_scratch(self, true, m) + self->kernels->scratch_bytes(&self->outer, m);
     return inner > outer ? inner : outer;
 }
 
 static int64_t granule(const void *object) { return ((const struct ffn *)object)->kernels->granule; }
 
-static struct mb_rows rows_of(const struct ffn *self, const moeblock_expert_call *call)
+static struct mb_rows rows_of(const struct ffn *self, const void *const *rows, int64_t m)
 {
-    return (struct mb_rows){.row = call->rows,
-                            .m = call->m,
+    return (struct mb_rows){.row = rows,
+                            .m = m,
                             .bf16 = self->build.compute == MOEBLOCK_COMPUTE_BF16,
                             .int16 = self->build.compute == MOEBLOCK_COMPUTE_INT16};
 }
@@ -406,18 +418,26 @@ static moeblock_status inner(const void *object, const moeblock_expert_call *cal
     (void)error;
     const struct ffn *self = object;
     const int64_t own = self->build.i1 - self->build.i0;
+    const struct projection *up = &self->projections[self->projection_count - 2];
+    const float *gate_bias = self->config->gated ? bias_of(self, call->expert, 0) : NULL;
+    const float *up_bias = bias_of(self, call->expert, self->config->gated ? own : 0);
+    if (self->apart) {
+        mb_ffn_inner_apart(self, call, packed_of(self, call->expert, false), gate_bias, up_bias);
+        return MOEBLOCK_OK;
+    }
+    const void *const *rows = mb_ffn_order_rows(self, up, call->expert, call->rows, call->m, call->scratch);
     const struct mb_gate_up_call kernel_call = {
         .packing = &self->inner,
         .packed = packed_of(self, call->expert, false),
-        .rows = rows_of(self, call),
+        .rows = rows_of(self, rows, call->m),
         .n0 = call->c0 - self->build.i0,
         .n1 = call->c1 - self->build.i0,
-        .gate_bias = self->config->gated ? bias_of(self, call->expert, 0) : NULL,
-        .up_bias = bias_of(self, call->expert, self->config->gated ? own : 0),
+        .gate_bias = gate_bias,
+        .up_bias = up_bias,
         .activation = &self->config->activation,
         .out = call->out,
         .out_stride = call->out_stride,
-        .scratch = call->scratch,
+        .scratch = (char *)call->scratch + mb_ffn_order_scratch(self, false, call->m),
     };
     self->kernels->gate_up(&kernel_call);
     return MOEBLOCK_OK;
@@ -427,17 +447,19 @@ static moeblock_status outer(const void *object, const moeblock_expert_call *cal
 {
     (void)error;
     const struct ffn *self = object;
+    const struct projection *down = &self->projections[self->projection_count - 1];
+    const void *const *rows = mb_ffn_order_rows(self, down, call->expert, call->rows, call->m, call->scratch);
     const struct mb_project_call kernel_call = {
         .packing = &self->outer,
         .packed = packed_of(self, call->expert, true),
-        .rows = rows_of(self, call),
+        .rows = rows_of(self, rows, call->m),
         .n0 = call->c0 - self->build.h0,
         .n1 = call->c1 - self->build.h0,
-        .bias = bias_of(self, call->expert, self->projections[self->projection_count - 1].bias),
+        .bias = bias_of(self, call->expert, down->bias),
         .round = self->build.compute != MOEBLOCK_COMPUTE_F32 && !self->unrounded,
         .out = call->out,
         .out_stride = call->out_stride,
-        .scratch = call->scratch,
+        .scratch = (char *)call->scratch + mb_ffn_order_scratch(self, true, call->m),
     };
     self->kernels->project(&kernel_call);
     return MOEBLOCK_OK;

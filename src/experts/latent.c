@@ -88,7 +88,8 @@ static moeblock_status load_linear(struct mb_latent *latent, moeblock_weights *w
     MB_TRY(mb_projection_find(latent->config, weights, projection, layer, 0, &matrix, error));
     linear->packing = (struct mb_packing){.parts = 1, .n = matrix.rows, .k = matrix.columns};
     MB_TRY(mb_compute_check(latent->compute, &matrix, error));
-    mb_compute_packing(latent->compute, matrix.format, &linear->packing);
+    MB_TRY(mb_matrix_check_order(weights, allocator, &matrix, error));
+    mb_compute_packing(latent->compute, matrix.format, mb_matrix_group(&matrix), &linear->packing);
     linear->packed = mb_alloc(allocator, kernels->packed_bytes(&linear->packing));
     if (latent->config->latent_bias) linear->bias = mb_alloc(allocator, (size_t)matrix.rows * sizeof(float));
     if (!linear->packed || (latent->config->latent_bias && !linear->bias))

@@ -49,13 +49,14 @@ moeblock_status mb_shared_gate_load(moeblock_context *context, const moeblock_co
     const enum mb_projection projection = coefficients ? MB_PROJ_MIX_COEFFICIENT : MB_PROJ_SHARED_SIGMOID;
     struct mb_matrix matrix;
     MB_TRY(mb_projection_find(config, weights, projection, layer, 0, &matrix, error));
+    MB_TRY(mb_matrix_check_order(weights, &context->allocator, &matrix, error));
 
     struct mb_shared_factors *gate = mb_alloc_zero(&context->allocator, sizeof *gate);
     if (!gate) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "loading the shared expert's gate: no memory");
     const struct mb_format_info *format = &mb_format_table[matrix.format];
     gate->context = context;
     gate->packing = (struct mb_packing){
-        .format = format->packed, .parts = 1, .n = matrix.rows, .k = matrix.columns, .group = format->column_tile};
+        .format = format->packed, .parts = 1, .n = matrix.rows, .k = matrix.columns, .group = mb_matrix_group(&matrix)};
     moeblock_status status = pack(gate, weights, &matrix, error);
     if (status == MOEBLOCK_OK && coefficients)
         status = mb_projection_bias(config, weights, projection, layer, 0, 2, gate->bias, error);

@@ -26,8 +26,12 @@ enum mb_packed_format {
     MB_PACKED_F32,
     MB_PACKED_F16, // widened to float32 in the kernel
     MB_PACKED_BF16,
-    MB_PACKED_FP8, // e4m3 codes, one float32 scale per output and group of `group` inputs
-    MB_PACKED_FP4, // e2m1 codes times 2^(e8m0 - 127) per output and 32 inputs: exact weights in the chain
+    MB_PACKED_FP8,   // e4m3 codes, one float32 scale per output and group of `group` inputs
+    MB_PACKED_FP4,   // e2m1 codes times 2^(e8m0 - 127) per output and group: exact weights in the chain
+    MB_PACKED_MXFP8, // e4m3 codes times 2^(e8m0 - 127) per output and group: exact weights in the chain
+    MB_PACKED_NVFP4, // e2m1 codes times e4m3 per output and group, exact in the chain; one float32 scale per output
+    MB_PACKED_INT4,  // codes of 0..15 less a zero point, a zero point and a float32 scale per output and group
+    MB_PACKED_INT8,  // the same of 0..255
     MB_PACKED_FORMATS
 };
 
@@ -36,25 +40,60 @@ struct mb_packing {
     enum mb_packed_format format;
     int parts;
     int64_t n, k;
-    int64_t group; // inputs per scale: 128 for FP8, 32 for FP4, else 0
+    int64_t group; // inputs per scale, exponent or zero point, k at most; 0 for formats without
     bool int16;    // packed for rows of integers, and for no others
 };
 
 // Whether weights of a format are exact integers times a scale per 32 inputs, as int16 compute wants them.
 static inline bool mb_packed_has_integers(enum mb_packed_format format) { return format == MB_PACKED_FP4; }
 
+// What a packed format holds beside its codes.
+struct mb_packed_info {
+    size_t code_bits;
+    bool scaled;  // a float32 scale multiplies the chain of a group (NVFP4: of the whole row)
+    bool factors; // a byte per output and group that is part of the weight: exponent, e4m3 factor or zero point
+};
+
+static inline struct mb_packed_info mb_packed_info_of(enum mb_packed_format format)
+{
+    static const struct mb_packed_info table[MB_PACKED_FORMATS] = {
+        [MB_PACKED_F32] = {32, false, false},  [MB_PACKED_F16] = {16, false, false},
+        [MB_PACKED_BF16] = {16, false, false}, [MB_PACKED_FP8] = {8, true, false},
+        [MB_PACKED_FP4] = {4, false, true},    [MB_PACKED_MXFP8] = {8, false, true},
+        [MB_PACKED_NVFP4] = {4, true, true},   [MB_PACKED_INT4] = {4, true, true},
+        [MB_PACKED_INT8] = {8, true, true},
+    };
+    return table[format];
+}
+
+// Groups of inputs along k that share a scale, exponent or zero point.
+static inline int64_t mb_packed_groups(const struct mb_packing *packing)
+{
+    return packing->group ? (packing->k + packing->group - 1) / packing->group : 0;
+}
+
+// Inputs whose chain is summed before its float32 scale is applied; k where there is no such scale.
+static inline int64_t mb_packed_chain(const struct mb_packing *packing)
+{
+    const bool by_group = mb_packed_info_of(packing->format).scaled && packing->format != MB_PACKED_NVFP4;
+    return by_group ? packing->group : packing->k;
+}
+
 // A rectangle of source weights to pack: outputs [n0, n1) x inputs [k0, k1) of one part. Code (n, k) is at
-// codes + (n - n0) * row_stride + (k - k0) * column_stride (strides in elements of 4, 2, 2, 1 bytes). FP4: a row is
-// bytes of two codes, low nibble first, row_stride in bytes, column_stride 1. k0 is a multiple of 16 and of the group,
-// and n0 of the level's granule; k1 and n1 likewise unless they are k and n.
+// codes + (n - n0) * row_stride + (k - k0) * column_stride (strides in elements of 4, 2 or 1 bytes). Four-bit codes: a
+// row is bytes of two codes, low nibble first, row_stride in bytes, column_stride 1. k0 is a multiple of 16 and of the
+// group, and n0 of the level's granule; k1 and n1 likewise unless they are k and n. What belongs to output n and group
+// g is at (n - n0) * scale_stride + (g - k0 / group).
 struct mb_piece {
     int part;
     int64_t n0, n1, k0, k1;
     const void *codes;
     ptrdiff_t row_stride, column_stride;
-    const float *scales;      // FP8: scale (n, g) at (n - n0) * scale_stride + (g - k0 / group)
-    const uint8_t *exponents; // FP4: the same
+    const float *scales;      // FP8, INT4, INT8
+    const uint8_t *exponents; // FP4, MXFP8: e8m0; NVFP4: e4m3
+    const uint8_t *zeros;     // INT4, INT8
     ptrdiff_t scale_stride;
+    float total; // NVFP4: the scale of every output
 };
 
 // Rows that enter a product: m pointers to k elements each, float32, or bfloat16 bits when bf16 is set; with int16 to

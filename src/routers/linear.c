@@ -42,10 +42,11 @@ moeblock_status mb_router_linear_load(struct mb_router_linear *linear, const moe
     struct mb_matrix matrix;
     *linear = (struct mb_router_linear){.context = context};
     MB_TRY(mb_projection_find(config, weights, projection, layer, 0, &matrix, error));
+    MB_TRY(mb_matrix_check_order(weights, &context->allocator, &matrix, error));
     const struct mb_format_info *format = &mb_format_table[matrix.format];
     linear->stored = matrix.codes.dtype;
     linear->packing = (struct mb_packing){
-        .format = format->packed, .parts = 1, .n = matrix.rows, .k = matrix.columns, .group = format->column_tile};
+        .format = format->packed, .parts = 1, .n = matrix.rows, .k = matrix.columns, .group = mb_matrix_group(&matrix)};
     const size_t bytes = context->kernels->packed_bytes(&linear->packing);
     linear->packed = mb_alloc_zero(&context->allocator, bytes);
     if (linear->packed && has_bias)

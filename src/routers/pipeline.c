@@ -114,7 +114,7 @@ int mb_pipeline_need(const void *object, int64_t layer, int i, moeblock_tensor_n
         *out = (moeblock_tensor_need){.dtype = mb_roles[role].columns == MB_EXTENT_NONE ? MOEBLOCK_F32
                                                : role == MB_ROLE_TOKEN_TABLE            ? MOEBLOCK_I64
                                                                                         : MOEBLOCK_DTYPE_NONE};
-        out->rank = mb_role_dims(self->config, role, MB_FORMAT_BF16, false, out->dims);
+        out->rank = mb_role_dims(self->config, role, MB_FORMAT_BF16, MB_PART_CODES, 0, out->dims);
         mb_role_name(self->config, role, layer, 0, out->name);
         return 1;
     }

@@ -13,7 +13,11 @@ static float code_value(const struct mb_matrix *matrix, const struct mb_loaded *
 {
     const ptrdiff_t i = (ptrdiff_t)n * loaded->row_stride + (ptrdiff_t)k * loaded->column_stride;
     const struct mb_format_info *format = &mb_format_table[matrix->format];
-    const ptrdiff_t scale = (ptrdiff_t)n * loaded->scale_stride + (format->column_tile ? k / format->column_tile : 0);
+    const int64_t group = mb_matrix_group(matrix);
+    const ptrdiff_t at = (ptrdiff_t)n * loaded->scale_stride + (group ? k / group : 0);
+    const uint8_t *bytes = loaded->codes;
+    const bool nibbles = mb_packed_info_of(format->packed).code_bits == 4;
+    const uint8_t nibble = nibbles ? bytes[n * loaded->row_stride + k / 2] >> (k % 2 * 4) & 15 : 0;
     switch (format->packed) {
     case MB_PACKED_F32:
         return ((const float *)loaded->codes)[i];
@@ -22,21 +26,29 @@ static float code_value(const struct mb_matrix *matrix, const struct mb_loaded *
     case MB_PACKED_BF16:
         return mb_from_bf16(((const uint16_t *)loaded->codes)[i]);
     case MB_PACKED_FP8:
-        return mb_from_e4m3(((const uint8_t *)loaded->codes)[i]) * loaded->scales[scale];
-    case MB_PACKED_FP4: {
-        const uint8_t pair = ((const uint8_t *)loaded->codes)[n * loaded->row_stride + k / 2];
-        return mb_from_fp4((uint8_t)(k & 1 ? pair >> 4 : pair & 15), loaded->exponents[scale]);
-    }
+        return mb_from_e4m3(bytes[i]) * loaded->scales[at];
+    case MB_PACKED_FP4:
+        return mb_from_fp4(nibble, loaded->exponents[at]);
+    case MB_PACKED_MXFP8:
+        return mb_from_mxfp8(bytes[i], loaded->exponents[at]);
+    case MB_PACKED_NVFP4:
+        return mb_from_e2m1(nibble) * mb_from_e4m3(loaded->exponents[at]) * loaded->total;
+    case MB_PACKED_INT4:
+        return (float)(nibble - loaded->zeros[at]) * loaded->scales[at];
+    case MB_PACKED_INT8:
+        return (float)(bytes[i] - loaded->zeros[at]) * loaded->scales[at];
     default:
         return 0;
     }
 }
 
-// Chunks as large as the storage order allows within CHUNK_BYTES: whole rows, or whole columns of outputs.
+// Chunks as large as the storage order allows within CHUNK_BYTES: whole rows, or whole columns of outputs. Codes that
+// must be unpacked come all at once.
 static struct mb_rectangle chunk_shape(const struct mb_matrix *matrix, int64_t rows)
 {
     const int64_t code_bits = mb_code_bits(matrix);
     struct mb_rectangle shape = {.n1 = rows, .k1 = matrix->columns};
+    if (mb_needs_unpack(matrix)) return shape;
     if (mb_output_major(matrix))
         shape.n1 = mb_min(rows, mb_max(1, CHUNK_BYTES * 8 / (matrix->columns * code_bits)));
     else
@@ -44,11 +56,17 @@ static struct mb_rectangle chunk_shape(const struct mb_matrix *matrix, int64_t r
     return shape;
 }
 
+static size_t load_bytes(const struct mb_matrix *matrix, const struct mb_rectangle *r)
+{
+    return mb_round_up(mb_load_bytes(matrix, r), MB_STAGING_ALIGNMENT);
+}
+
 static moeblock_status decode_chunk(moeblock_weights *weights, const struct mb_matrix *matrix,
                                     const struct mb_rectangle *r, void *staging, float *out, moeblock_error *error)
 {
     struct mb_loaded loaded;
     MB_TRY(mb_load(weights, matrix, r, staging, &loaded, error));
+    if (mb_needs_unpack(matrix)) mb_unpack(matrix, r, &loaded, (uint8_t *)staging + load_bytes(matrix, r));
     for (int64_t n = 0; n < r->n1 - r->n0; n++)
         for (int64_t k = 0; k < r->k1 - r->k0; k++) out[n * matrix->columns + k] = code_value(matrix, &loaded, n, k);
     return MOEBLOCK_OK;
@@ -61,7 +79,7 @@ moeblock_status mb_matrix_decode(moeblock_weights *weights, const moeblock_alloc
     if (n0 >= n1 || matrix->columns < 1) return MOEBLOCK_OK;
     const struct mb_rectangle shape = chunk_shape(matrix, n1 - n0);
     const struct mb_rectangle largest = {n0, n0 + shape.n1, 0, shape.k1};
-    void *staging = mb_alloc(allocator, mb_load_bytes(matrix, &largest));
+    void *staging = mb_alloc(allocator, load_bytes(matrix, &largest) + mb_unpack_bytes(matrix, &largest));
     if (!staging)
         return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "tensor '%.300s': no memory to decode it", matrix->codes.name);
     moeblock_status status = MOEBLOCK_OK;

@@ -9,7 +9,7 @@
 #include "weights/format.h"
 #include "weights/matrix_load.h"
 
-enum { STAGING_ALIGNMENT = 64, COLUMN_STEP = 16 }; // the least k step of a piece, a multiple of every kernel's
+enum { COLUMN_STEP = 16 }; // the least k step of a piece, a multiple of every kernel's
 
 // Converts `count` codes that are `step` elements apart into consecutive ones.
 typedef void (*convert_line)(void *to, const void *from, ptrdiff_t step, int64_t count);
@@ -79,7 +79,7 @@ size_t mb_stage_bytes(const struct mb_matrix *matrix, int64_t n0, int64_t n1, in
 {
     const struct mb_rectangle rectangle = {n0, n1, k0, k1};
     if (n0 >= n1 || k0 >= k1) return 0;
-    return mb_round_up(mb_load_bytes(matrix, &rectangle), STAGING_ALIGNMENT) +
+    return mb_round_up(mb_load_bytes(matrix, &rectangle), MB_STAGING_ALIGNMENT) + mb_unpack_bytes(matrix, &rectangle) +
            (size_t)(n1 - n0) * (size_t)(k1 - k0) * converted_bytes(matrix->format);
 }
 
@@ -111,10 +111,9 @@ static moeblock_status stage(moeblock_weights *weights, const struct mb_matrix *
         return mb_fail(error, MOEBLOCK_INTERNAL, "tensor '%.300s': %s weights cannot be packed as format %d",
                        matrix->codes.name, format->name, (int)packing->format);
     MB_TRY(mb_load(weights, matrix, rectangle, staging, loaded, error));
-    if (packing->format != format->packed) {
-        char *to = (char *)staging + mb_round_up(mb_load_bytes(matrix, rectangle), STAGING_ALIGNMENT);
-        convert(conversion, rectangle, mb_output_major(matrix), loaded, to);
-    }
+    char *to = (char *)staging + mb_round_up(mb_load_bytes(matrix, rectangle), MB_STAGING_ALIGNMENT);
+    if (mb_needs_unpack(matrix)) mb_unpack(matrix, rectangle, loaded, (uint8_t *)to);
+    if (packing->format != format->packed) convert(conversion, rectangle, mb_output_major(matrix), loaded, to);
     return MOEBLOCK_OK;
 }
 
@@ -122,19 +121,21 @@ static moeblock_status stage(moeblock_weights *weights, const struct mb_matrix *
 static void pack_rows(const struct mb_target *target, const struct mb_loaded *loaded, const struct mb_piece *bounds,
                       int64_t n0, int64_t n1, int64_t first, int64_t step)
 {
-    static const ptrdiff_t code_bytes[MB_PACKED_FORMATS] = {
-        [MB_PACKED_F32] = 4, [MB_PACKED_F16] = 2, [MB_PACKED_BF16] = 2, [MB_PACKED_FP8] = 1, [MB_PACKED_FP4] = 1};
-    const ptrdiff_t row = (ptrdiff_t)(first + (n0 - bounds->n0) * step);
+    const size_t bits = mb_packed_info_of(target->packing->format).code_bits;
+    const ptrdiff_t code_bytes = bits < 8 ? 1 : (ptrdiff_t)bits / 8,
+                    row = (ptrdiff_t)(first + (n0 - bounds->n0) * step);
     struct mb_piece piece = *bounds;
     if (n0 >= n1) return;
     piece.n0 = n0;
     piece.n1 = n1;
-    piece.codes = (const char *)loaded->codes + row * loaded->row_stride * code_bytes[target->packing->format];
+    piece.codes = (const char *)loaded->codes + row * loaded->row_stride * code_bytes;
     piece.row_stride = (ptrdiff_t)step * loaded->row_stride;
     piece.column_stride = loaded->column_stride;
     piece.scales = loaded->scales ? loaded->scales + row * loaded->scale_stride : NULL;
     piece.exponents = loaded->exponents ? loaded->exponents + row * loaded->scale_stride : NULL;
+    piece.zeros = loaded->zeros ? loaded->zeros + row * loaded->scale_stride : NULL;
     piece.scale_stride = (ptrdiff_t)step * loaded->scale_stride;
+    piece.total = loaded->total;
     target->kernels->pack(target->packing, target->packed, &piece);
 }
 
@@ -212,20 +213,25 @@ moeblock_status mb_matrix_pack_pair(moeblock_weights *weights, const struct mb_p
     return MOEBLOCK_OK;
 }
 
+// Whether pieces are ranges of outputs. Permuted inputs are needed together.
+static bool cut_by_rows(const struct mb_matrix *matrix) { return mb_output_major(matrix) || matrix->permutation; }
+
 // Lines (rows, or columns of outputs) of one piece: about `bytes` stored bytes, a multiple of what pieces must keep to.
 static int64_t piece_lines(const struct mb_matrix *matrix, const struct mb_packing *packing, int64_t granule,
                            size_t bytes)
 {
-    const int64_t length = mb_output_major(matrix) ? packing->k : packing->n;
-    const int64_t multiple = mb_output_major(matrix) ? granule : mb_max(packing->group, COLUMN_STEP);
-    const int64_t line_bytes = mb_max(1, length * mb_code_bits(matrix) / 8);
+    const int64_t length = cut_by_rows(matrix) ? packing->k : packing->n;
+    int64_t multiple = cut_by_rows(matrix) ? granule : mb_max(packing->group, 1);
+    while (!cut_by_rows(matrix) && multiple % COLUMN_STEP) multiple += mb_max(packing->group, 1);
+    const int64_t bits = (int64_t)mb_packed_info_of(mb_format_table[matrix->format].packed).code_bits;
+    const int64_t line_bytes = mb_max(1, length * bits / 8);
     return mb_max(1, (int64_t)bytes / line_bytes / multiple) * multiple;
 }
 
 int64_t mb_matrix_pieces(const struct mb_matrix *matrix, const struct mb_packing *packing, int64_t granule,
                          size_t bytes)
 {
-    const int64_t lines = mb_output_major(matrix) ? packing->n : packing->k;
+    const int64_t lines = cut_by_rows(matrix) ? packing->n : packing->k;
     return mb_ceil_div(lines, piece_lines(matrix, packing, granule, bytes));
 }
 
@@ -233,7 +239,7 @@ void mb_matrix_piece(const struct mb_matrix *matrix, const struct mb_packing *pa
                      int64_t i, int64_t *n0, int64_t *n1, int64_t *k0, int64_t *k1)
 {
     const int64_t lines = piece_lines(matrix, packing, granule, bytes), first = i * lines;
-    const bool rows = mb_output_major(matrix);
+    const bool rows = cut_by_rows(matrix);
     *n0 = rows ? first : 0;
     *n1 = rows ? mb_min(packing->n, first + lines) : packing->n;
     *k0 = rows ? 0 : first;

@@ -5,18 +5,22 @@
 
 #include "weights/format.h"
 
-// Outputs [n0, n1) x inputs [k0, k1); k0 is a multiple of the format's column_tile.
+enum { MB_STAGING_ALIGNMENT = 64 };
+
+// Outputs [n0, n1) x inputs [k0, k1); k0 is a multiple of the group.
 struct mb_rectangle {
     int64_t n0, n1, k0, k1;
 };
 
-// Codes and scales with the meaning that they have in struct mb_piece.
+// Codes, scales, exponents and zero points with the meaning that they have in struct mb_piece; codes in words down or
+// across, or of permuted inputs, only after mb_unpack.
 struct mb_loaded {
     const void *codes;
     ptrdiff_t row_stride, column_stride;
     const float *scales;
-    const uint8_t *exponents;
+    const uint8_t *exponents, *zeros;
     ptrdiff_t scale_stride;
+    float total;
 };
 
 // Bytes of staging that mb_load uses. Tensors in caller memory whose data is aligned are not copied into it.
@@ -27,7 +31,19 @@ moeblock_status mb_load(moeblock_weights *weights, const struct mb_matrix *matri
 // Whether a row of inputs lies together on disk (else a column of outputs does).
 static inline bool mb_output_major(const struct mb_matrix *matrix) { return matrix->column_stride == 1; }
 
-// Bits of one stored code.
+// Bits of one stored element: a code, or a word of them.
 uint32_t mb_code_bits(const struct mb_matrix *matrix);
+
+// scales.c: scales, exponents and zero points of a rectangle, and the staging that they need.
+size_t mb_load_scales_bytes(const struct mb_matrix *matrix, const struct mb_rectangle *rectangle);
+moeblock_status mb_load_scales(moeblock_weights *weights, const struct mb_matrix *matrix,
+                               const struct mb_rectangle *rectangle, void *staging, struct mb_loaded *out,
+                               moeblock_error *error);
+
+// unpack.c: whether loaded codes still have to be brought into a piece's order, the bytes that takes, and doing it.
+bool mb_needs_unpack(const struct mb_matrix *matrix);
+size_t mb_unpack_bytes(const struct mb_matrix *matrix, const struct mb_rectangle *rectangle);
+void mb_unpack(const struct mb_matrix *matrix, const struct mb_rectangle *rectangle, struct mb_loaded *loaded,
+               uint8_t *to);
 
 #endif

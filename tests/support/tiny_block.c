@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/float.h"
 #include "cmocka.h"
+#include "support/stored_values.h"
 
 uint32_t tiny_random(uint64_t *state, uint32_t below)
 {
@@ -28,41 +28,13 @@ float *tiny_values(uint64_t *state, int64_t count)
     return values;
 }
 
-static void put(moeblock_dtype dtype, bool scale, uint64_t *state, void *data, size_t i)
-{
-    const float value = 0.5f * tiny_uniform(state);
-    switch (dtype) {
-    case MOEBLOCK_F32:
-        ((float *)data)[i] = scale ? 0.02f + 0.02f * value : value;
-        return;
-    case MOEBLOCK_F16:
-        ((uint16_t *)data)[i] = mb_to_f16(value);
-        return;
-    case MOEBLOCK_BF16:
-        ((uint16_t *)data)[i] = mb_to_bf16(value);
-        return;
-    case MOEBLOCK_F8_E4M3:
-        ((uint8_t *)data)[i] = mb_to_e4m3(20.0f * value);
-        return;
-    case MOEBLOCK_U8:
-        ((uint8_t *)data)[i] = (uint8_t)(scale ? 120 + tiny_random(state, 6) : tiny_random(state, 256));
-        return;
-    default:
-        fail_msg("no random values of dtype %s", moeblock_dtype_name(dtype));
-    }
-}
-
 static void make_tensor(struct tiny_block *out, enum mb_format format, uint64_t *state)
 {
-    const char *scale_suffix = mb_format_table[format].scale_suffix;
     const moeblock_tensor_need *need = &out->needs[out->count];
-    size_t count = 1;
-    for (int d = 0; d < need->rank; d++) count *= (size_t)need->dims[d];
-    const size_t bytes = count * moeblock_dtype_bytes(need->dtype);
+    const size_t bytes = stored_bytes(need);
     void *data = malloc(bytes ? bytes : 1);
     assert_non_null(data);
-    const bool scale = scale_suffix && strstr(need->name, scale_suffix);
-    for (size_t i = 0; i < count; i++) put(need->dtype, scale, state, data, i);
+    stored_fill(format, need, state, data);
     moeblock_tensor *tensor = &out->tensors[out->count++];
     *tensor =
         (moeblock_tensor){.name = need->name, .dtype = need->dtype, .rank = need->rank, .data = data, .bytes = bytes};

@@ -20,6 +20,7 @@
 #include "moeblock/moeblock.h"
 #include "reference.h"
 #include "support/mesh_double.h"
+#include "support/stored_values.h"
 
 enum { STATE = 24, VOCABULARY = 40, OPERATOR_ROUNDS = 120 };
 enum { ROUNDS = 300, MESH_ROUNDS = 120, TOKENS = 9, MOST_TENSORS = 256, TEXT = 4096 };
@@ -122,11 +123,17 @@ static void add_members(char text[TEXT], const struct member *members, size_t co
         if ((int)next_random(100) < members[i].chance) add(text, ", %s", members[i].text);
 }
 
-// Any width up to `most`; multiples of 32 where MXFP4 asks for them.
+// Any width up to `most` that the format allows.
 static int width(enum mb_format format, uint32_t most)
 {
-    if (format == MB_FORMAT_MXFP4) return 32 * (1 + (int)next_random(most / 32));
-    return 1 + (int)next_random(most);
+    const int multiple = stored_multiple(format);
+    return multiple * (1 + (int)next_random(most / (uint32_t)multiple));
+}
+
+// AWQ knows no tensors that hold more than one map.
+static const char *storage_for(enum mb_format format)
+{
+    return mb_format_table[format].order == MB_CODES_WORDS_ACROSS ? storage[0] : ONE_OF(storage);
 }
 
 static void describe(char text[TEXT], enum mb_format format, int experts, int k)
@@ -152,7 +159,9 @@ static void describe(char text[TEXT], enum mb_format format, int experts, int k)
         add_members(text, latent_members, COUNT(latent_members));
         add(text, "}");
     }
-    add(text, "}, \"weights\": %s}", ONE_OF(storage));
+    const char *stored = storage_for(format), *keys = stored_keys(format);
+    const int kept = (int)strlen(keys) - (stored[1] == '}' && keys[0] ? 2 : 0); // no comma before the end
+    add(text, "}, \"weights\": {%.*s%s}", kept, keys, stored + 1);
 }
 
 // The named operators, a second bank and experts by token id.
@@ -186,37 +195,25 @@ static void describe_operator(char text[TEXT], enum mb_format format, int expert
             width(format, (uint32_t)inner));
     else if (next_random(2))
         add(text, ", \"post_norm\": true, \"post_norm_plus_one\": %s", next_random(2) ? "true" : "false");
-    add(text, "}, \"weights\": {\"names\": {\"second_gate\": \"s.{expert}.g\", \"second_up\": \"s.{expert}.u\", "
-              "\"second_down\": \"s.{expert}.d\"}}}");
+    add(text,
+        "}, \"weights\": {%s\"names\": {\"second_gate\": \"s.{expert}.g\", \"second_up\": \"s.{expert}.u\", "
+        "\"second_down\": \"s.{expert}.d\"}}}",
+        stored_keys(format));
 }
 
 // --- random tensors
 // ---------------------------------------------------------------------------------------------------
 
-static void put(moeblock_dtype dtype, bool scale, void *data, size_t i)
-{
-    const float value = 0.4f * uniform();
-    if (dtype == MOEBLOCK_F32) ((float *)data)[i] = scale ? 0.02f + 0.01f * uniform() : value;
-    if (dtype == MOEBLOCK_F16) ((uint16_t *)data)[i] = mb_to_f16(value);
-    if (dtype == MOEBLOCK_BF16) ((uint16_t *)data)[i] = mb_to_bf16(value);
-    if (dtype == MOEBLOCK_F8_E4M3) ((uint8_t *)data)[i] = mb_to_e4m3(20.0f * value);
-    if (dtype == MOEBLOCK_I64) ((int64_t *)data)[i] = (int64_t)(i % 8); // the table: rows of k different experts
-    if (dtype == MOEBLOCK_U8) ((uint8_t *)data)[i] = (uint8_t)(scale ? 120 + next_random(6) : next_random(256));
-}
-
 static size_t make_tensors(const moeblock_config *config, enum mb_format format, moeblock_tensor *tensors)
 {
     static moeblock_tensor_need needs[MOST_TENSORS];
-    const char *scale_suffix = mb_format_table[format].scale_suffix;
+    uint64_t values = next_random(1u << 30);
     size_t n = 0;
     while (n < MOST_TENSORS && mb_tensor_needed(config, format, 0, (int64_t)n, &needs[n])) {
-        size_t count = 1;
-        for (int d = 0; d < needs[n].rank; d++) count *= (size_t)needs[n].dims[d];
-        const size_t bytes = count * moeblock_dtype_bytes(needs[n].dtype);
+        const size_t bytes = stored_bytes(&needs[n]);
         void *data = malloc(bytes ? bytes : 1);
         assert_non_null(data);
-        const bool scale = scale_suffix && strstr(needs[n].name, scale_suffix);
-        for (size_t i = 0; i < count; i++) put(needs[n].dtype, scale, data, i);
+        stored_fill(format, &needs[n], &values, data);
         tensors[n] = (moeblock_tensor){
             .name = needs[n].name, .dtype = needs[n].dtype, .rank = needs[n].rank, .data = data, .bytes = bytes};
         memcpy(tensors[n].dims, needs[n].dims, sizeof tensors[n].dims);

@@ -61,24 +61,56 @@ static void *memory_of(size_t bytes)
     return memory;
 }
 
-// Source weights of one packing, output-major: codes, and scales or exponents where the format has them.
+// Source weights of one packing, output-major: codes, and scales and factors (exponents, e4m3 factors, zero points)
+// where the format has them.
 struct source {
     struct mb_packing packing;
     uint8_t *codes[2];
-    float *scales[2];
-    uint8_t *exponents[2];
+    float *scales[2], total[2];
+    uint8_t *factors[2];
     int64_t groups, row_stride;
 };
 
+static bool has_nibbles(enum mb_packed_format format) { return mb_packed_info_of(format).code_bits == 4; }
+
 static size_t element_bytes(enum mb_packed_format format)
 {
-    static const size_t bytes[MB_PACKED_FORMATS] = {4, 2, 2, 1, 1};
-    return bytes[format];
+    return has_nibbles(format) ? 1 : mb_packed_info_of(format).code_bits / 8;
 }
 
-// Exponents of FP4 beside the codes' values of 0.5 to 6.
-static uint8_t random_exponent(enum inputs kind)
+static bool has_integers(enum mb_packed_format format) { return format == MB_PACKED_INT4 || format == MB_PACKED_INT8; }
+
+// Inputs per scale of FP8; beyond k for one an output.
+static int64_t fp8_group = 128;
+
+// Inputs per scale, exponent or zero point that the format is published with; k for one an output.
+static int64_t group_of(enum mb_packed_format format, int64_t n, int64_t k)
 {
+    static const int64_t integers[] = {32, 128, 48, 1 << 20};
+    switch (format) {
+    case MB_PACKED_FP8:
+        return mb_min(fp8_group, mb_max(k, 128));
+    case MB_PACKED_FP4:
+    case MB_PACKED_MXFP8:
+        return 32;
+    case MB_PACKED_NVFP4:
+        return 16;
+    case MB_PACKED_INT4:
+    case MB_PACKED_INT8:
+        return mb_min(integers[(n + k) % 4], mb_max(k, 16));
+    default:
+        return 0;
+    }
+}
+
+// Exponents beside the codes' values of 0.5 to 6 (FP4) or 2^-9 to 448 (MXFP8); e4m3 factors; zero points.
+static uint8_t random_factor(enum mb_packed_format format, enum inputs kind)
+{
+    const bool exponents = format <= MB_PACKED_MXFP8;
+    const uint8_t byte = exponents ? 0 : (uint8_t)(next_random() >> 24);
+    if (format == MB_PACKED_INT4) return byte & 15;
+    if (format == MB_PACKED_INT8) return byte;
+    if (format == MB_PACKED_NVFP4) return (byte & 0x7f) != 0x7f || kind == SPECIAL ? byte : 1;
     if (kind == UNIFORM) return (uint8_t)(120 + next_random() % 15);
     if (!products_in_range(kind)) return (uint8_t)(next_random() >> 24);
     return kind == SPECIAL && next_random() % 40 == 0 ? 255 : (uint8_t)(70 + next_random() % 100);
@@ -92,25 +124,28 @@ static void put_code(enum mb_packed_format format, enum inputs kind, uint8_t *to
     if (format == MB_PACKED_F32) memcpy(to, &value, 4);
     if (format == MB_PACKED_F16) memcpy(to, &f16, 2);
     if (format == MB_PACKED_BF16) memcpy(to, &bf16, 2);
-    if (format == MB_PACKED_FP8) *to = kind == SPECIAL || (byte & 0x7f) != 0x7f ? byte : 1;
-    if (format == MB_PACKED_FP4) *to = byte;
+    const bool e4m3 = format == MB_PACKED_FP8 || format == MB_PACKED_MXFP8;
+    if (e4m3) *to = kind == SPECIAL || (byte & 0x7f) != 0x7f ? byte : 1;
+    if (has_nibbles(format) || format == MB_PACKED_INT8) *to = byte;
 }
 
 static struct source make_source(enum mb_packed_format format, enum inputs kind, int parts, int64_t n, int64_t k)
 {
-    const int64_t group = format == MB_PACKED_FP8 ? 128 : format == MB_PACKED_FP4 ? 32 : 0;
+    const int64_t group = group_of(format, n, k);
     struct source s = {.packing = {.format = format, .parts = parts, .n = n, .k = k, .group = group}};
     s.groups = group ? mb_ceil_div(k, group) : 0;
-    s.row_stride = format == MB_PACKED_FP4 ? mb_ceil_div(k, 2) : k;
+    s.row_stride = has_nibbles(format) ? mb_ceil_div(k, 2) : k;
     for (int part = 0; part < parts; part++) {
         const size_t size = element_bytes(format);
         s.codes[part] = memory_of((size_t)(n * s.row_stride) * size);
         s.scales[part] = memory_of((size_t)(n * s.groups) * sizeof(float));
-        s.exponents[part] = memory_of((size_t)(n * s.groups));
+        s.factors[part] = memory_of((size_t)(n * s.groups));
+        if (format == MB_PACKED_NVFP4)
+            s.total[part] = kind == UNIFORM ? 1.0f + 0.5f * unit_random() : random_value(kind);
         for (int64_t i = 0; i < n * s.row_stride; i++) put_code(format, kind, s.codes[part] + (size_t)i * size);
         for (int64_t i = 0; i < n * s.groups; i++) {
             s.scales[part][i] = kind == UNIFORM ? 1.0f + 0.5f * unit_random() : random_value(kind);
-            s.exponents[part][i] = random_exponent(kind);
+            s.factors[part][i] = random_factor(format, kind);
         }
     }
     return s;
@@ -121,14 +156,14 @@ static void free_source(struct source *s)
     for (int part = 0; part < s->packing.parts; part++) {
         free(s->codes[part]);
         free(s->scales[part]);
-        free(s->exponents[part]);
+        free(s->factors[part]);
     }
 }
 
 // The rectangle [n0, n1) x [k0, k1) of a source as a piece.
 static struct mb_piece piece_of(const struct source *s, int part, int64_t n0, int64_t n1, int64_t k0, int64_t k1)
 {
-    const bool nibbles = s->packing.format == MB_PACKED_FP4;
+    const bool nibbles = has_nibbles(s->packing.format), integers = has_integers(s->packing.format);
     const int64_t at = n0 * s->row_stride + (nibbles ? k0 / 2 : k0);
     const int64_t scale_at = s->groups ? n0 * s->groups + k0 / s->packing.group : 0;
     return (struct mb_piece){.part = part,
@@ -140,8 +175,10 @@ static struct mb_piece piece_of(const struct source *s, int part, int64_t n0, in
                              .row_stride = s->row_stride,
                              .column_stride = 1,
                              .scales = s->scales[part] + scale_at,
-                             .exponents = s->exponents[part] + scale_at,
-                             .scale_stride = s->groups};
+                             .exponents = integers ? NULL : s->factors[part] + scale_at,
+                             .zeros = integers ? s->factors[part] + scale_at : NULL,
+                             .scale_stride = s->groups,
+                             .total = s->total[part]};
 }
 
 static void *pack_whole(const struct mb_kernels *kernels, const struct source *s)
@@ -329,14 +366,36 @@ static void test_every_row_count(void **state)
     }
 }
 
-// Every code of the small formats (FP4: with every exponent) at every place of a line comes out as itself.
+// FP8 with one scale an output, and with groups longer than any level's chunk.
+static void test_fp8_groups(void **state)
+{
+    (void)state;
+    static const int64_t groups[] = {1 << 20, 512};
+    random_state = 12;
+    for (int g = 0; g < 2; g++) {
+        fp8_group = groups[g];
+        for (int kind = 0; kind < INPUTS; kind++) {
+            for (int bf16 = 0; bf16 < 2; bf16++) {
+                compare_levels(MB_PACKED_FP8, bf16, (enum inputs)kind, 3, 40, 1300);
+                compare_levels(MB_PACKED_FP8, bf16, (enum inputs)kind, 50, 40, 700);
+            }
+        }
+    }
+    fp8_group = 128;
+}
+
+// Every code of the small formats, with every factor, at every place of a line comes out as itself.
 static void test_every_code(void **state)
 {
     (void)state;
     const int64_t k = 8;
     random_state = 9;
     for (int format = MB_PACKED_F16; format < MB_PACKED_FORMATS; format++) {
-        const int64_t n = format == MB_PACKED_FP8 ? 256 : format == MB_PACKED_FP4 ? 16 * 256 : 65536;
+        const bool nibbles = has_nibbles((enum mb_packed_format)format),
+                   zeros = has_integers((enum mb_packed_format)format);
+        const int64_t codes = nibbles ? 16 : element_bytes((enum mb_packed_format)format) == 1 ? 256 : 65536;
+        const bool factors = mb_packed_info_of((enum mb_packed_format)format).factors;
+        const int64_t n = factors ? codes * (zeros ? codes : 256) : codes;
         for (int64_t place = 0; place < k; place++) {
             struct source source = make_source((enum mb_packed_format)format, ZEROS, 1, n, k);
             struct inputs_of_rows rows = make_rows(ZEROS, true, 1, k);
@@ -344,11 +403,11 @@ static void test_every_code(void **state)
             memcpy((char *)rows.memory + (1 + place) * 2, &one, sizeof one);
             memset(source.codes[0], 0, (size_t)(n * source.row_stride) * element_bytes(source.packing.format));
             for (int64_t c = 0; c < n; c++) {
-                const uint16_t code = (uint16_t)(format == MB_PACKED_FP4 ? (c % 16) << (place % 2 * 4) : c);
+                const uint16_t code = (uint16_t)(nibbles ? (c % codes) << (place % 2 * 4) : c % codes);
                 const size_t size = element_bytes(source.packing.format);
-                const int64_t at = c * source.row_stride + (format == MB_PACKED_FP4 ? place / 2 : place);
+                const int64_t at = c * source.row_stride + (nibbles ? place / 2 : place);
                 memcpy(source.codes[0] + (size_t)at * size, &code, size);
-                if (source.groups) source.exponents[0][c] = (uint8_t)(c / 16), source.scales[0][c] = 1;
+                if (source.groups) source.factors[0][c] = (uint8_t)(c / codes), source.scales[0][c] = 1;
             }
             uint8_t *expected = run_level(&mb_kernels_ref, &source, &rows.rows, NULL, NULL, 0, n);
             for (int level = 1; mb_kernel_levels[level]; level++) {
@@ -381,7 +440,9 @@ static void test_long_chains(void **state)
 // Exact value of weight (n, k), and the bound that a chain of k roundings in float32 keeps.
 static double exact_weight(const struct source *s, int64_t n, int64_t k)
 {
-    const uint8_t *code = s->codes[0] + (size_t)(n * s->row_stride + k) * element_bytes(s->packing.format);
+    const uint8_t *code =
+        s->codes[0] +
+        (has_nibbles(s->packing.format) ? 0 : (size_t)(n * s->row_stride + k) * element_bytes(s->packing.format));
     uint16_t half;
     float single;
     memcpy(&half, code, s->packing.format == MB_PACKED_F16 || s->packing.format == MB_PACKED_BF16 ? 2 : 0);
@@ -393,13 +454,27 @@ static double exact_weight(const struct source *s, int64_t n, int64_t k)
         return (double)mb_from_f16(half);
     case MB_PACKED_BF16:
         return (double)mb_from_bf16(half);
-    case MB_PACKED_FP8:
-        return (double)mb_from_e4m3(*code) * (double)s->scales[0][n * s->groups + k / 128];
     default:
         break;
     }
-    const uint8_t byte = s->codes[0][n * s->row_stride + k / 2];
-    return (double)mb_from_fp4((byte >> (k % 2 * 4)) & 15, s->exponents[0][n * s->groups + k / 32]);
+    const int64_t at = n * s->groups + k / s->packing.group;
+    const uint8_t byte = *code, factor = s->factors[0][at];
+    const uint8_t nibble = s->codes[0][n * s->row_stride + k / 2] >> (k % 2 * 4) & 15;
+    const double scale = (double)s->scales[0][at];
+    switch (s->packing.format) {
+    case MB_PACKED_FP8:
+        return (double)mb_from_e4m3(byte) * scale;
+    case MB_PACKED_MXFP8:
+        return (double)mb_from_e4m3(byte) * ldexp(1.0, factor - 127);
+    case MB_PACKED_FP4:
+        return (double)mb_from_e2m1(nibble) * ldexp(1.0, factor - 127);
+    case MB_PACKED_NVFP4:
+        return (double)mb_from_e2m1(nibble) * (double)mb_from_e4m3(factor) * (double)s->total[0];
+    case MB_PACKED_INT4:
+        return (nibble - factor) * scale;
+    default:
+        return (byte - factor) * scale;
+    }
 }
 
 static void check_against_double(const struct mb_kernels *kernels, const struct source *source,
@@ -540,7 +615,8 @@ static void test_other_orientations(void **state)
     for (int level = 0; mb_kernel_levels[level]; level++) {
         const struct mb_kernels *kernels = mb_kernel_levels[level];
         if (!runs(kernels)) continue;
-        for (int format = 0; format < MB_PACKED_FP4; format++) {
+        for (int format = 0; format < MB_PACKED_FORMATS; format++) {
+            if (has_nibbles((enum mb_packed_format)format)) continue;
             struct source source = make_source((enum mb_packed_format)format, UNIFORM, 1, n, k);
             void *expected = pack_whole(kernels, &source);
             const size_t size = element_bytes(source.packing.format), bytes = kernels->packed_bytes(&source.packing);
@@ -618,17 +694,12 @@ static void test_select(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_levels_agree),
-        cmocka_unit_test(test_every_row_count),
-        cmocka_unit_test(test_long_chains),
-        cmocka_unit_test(test_every_code),
-        cmocka_unit_test(test_against_double),
-        cmocka_unit_test(test_column_ranges),
-        cmocka_unit_test(test_rows_are_independent),
-        cmocka_unit_test(test_pieces),
-        cmocka_unit_test(test_other_orientations),
-        cmocka_unit_test(test_small_calls),
-        cmocka_unit_test(test_select),
+        cmocka_unit_test(test_levels_agree),  cmocka_unit_test(test_every_row_count),
+        cmocka_unit_test(test_fp8_groups),    cmocka_unit_test(test_long_chains),
+        cmocka_unit_test(test_every_code),    cmocka_unit_test(test_against_double),
+        cmocka_unit_test(test_column_ranges), cmocka_unit_test(test_rows_are_independent),
+        cmocka_unit_test(test_pieces),        cmocka_unit_test(test_other_orientations),
+        cmocka_unit_test(test_small_calls),   cmocka_unit_test(test_select),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -374,13 +374,15 @@ static void only_what_is_needed_is_read(void **state)
 static void decodes(void **state)
 {
     (void)state;
-    const moeblock_dtype scales[MB_FORMATS] = {0, 0, 0, MOEBLOCK_F32, MOEBLOCK_U8};
+    static const enum mb_format formats[] = {MB_FORMAT_F32, MB_FORMAT_F16, MB_FORMAT_BF16, MB_FORMAT_FP8,
+                                             MB_FORMAT_MXFP4};
+    static const moeblock_dtype scales[] = {0, 0, 0, MOEBLOCK_F32, MOEBLOCK_U8};
     float *out = malloc(ROWS * COLUMNS * sizeof *out);
-    for (int format = 0; format < MB_FORMATS; format++)
-        for (int layout = 0; layout < (scales[format] ? INPUT_PLAIN : LAYOUTS); layout++)
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; f++)
+        for (int layout = 0; layout < (scales[f] ? INPUT_PLAIN : LAYOUTS); layout++)
             for (size_t o = 0; o < 3; o++) {
                 struct subject s;
-                make(&s, (enum mb_format)format, (enum layout)layout, scales[format]);
+                make(&s, formats[f], (enum layout)layout, scales[f]);
                 openers[o](&s);
                 const int64_t n0 = o == 1 ? 17 : 0, n1 = o == 1 ? 140 : ROWS;
                 assert_int_equal(mb_matrix_decode(s.weights, &mb_default_allocator, &s.matrix, n0, n1, out, NULL),

@@ -206,6 +206,9 @@ static void assert_projection(const moeblock_config *config, struct checkpoint *
     free(values);
 }
 
+// The formats with a layout each of its own; test_published_formats.c has them all.
+static bool covered(enum mb_format format) { return format <= MB_FORMAT_FP8 || format == MB_FORMAT_MXFP4; }
+
 // Layouts L1 to L6 of moe-families 1.11 in every format.
 static void test_layouts(void **state)
 {
@@ -234,6 +237,7 @@ static void test_layouts(void **state)
             {MB_PROJ_DOWN, MB_ROLE_DOWN, HIDDEN, INNER, 1, 0, false, layouts[l].stacked, layouts[l].input_major},
         };
         for (int f = 0; f < MB_FORMATS; f++) {
+            if (!covered((enum mb_format)f)) continue;
             struct checkpoint *c = make_checkpoint(config, (enum mb_format)f);
             for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++)
                 for (int64_t e = 0; e < EXPERTS; e++) assert_projection(config, c, (enum mb_format)f, &expected[i], e);
@@ -265,6 +269,7 @@ static void test_others(void **state)
         {MB_PROJ_LATENT_UP, MB_ROLE_LATENT_UP, HIDDEN, LATENT, 1, 0, false, false, false},
     };
     for (int f = 0; f < MB_FORMATS; f++) {
+        if (!covered((enum mb_format)f)) continue;
         struct checkpoint *c = make_checkpoint(config, (enum mb_format)f);
         const enum mb_format rest = mb_format_table[f].scale_suffix ? MB_FORMAT_BF16 : (enum mb_format)f;
         for (size_t i = 0; i < sizeof in_format / sizeof in_format[0]; i++)
@@ -391,10 +396,10 @@ static void test_errors(void **state)
                      "expects [96, 160]");
     up->dims[0] = INNER;
     up->dims[1] = HIDDEN;
-    up->dtype = MOEBLOCK_I8;
+    up->dtype = MOEBLOCK_BOOL;
     assert_not_found(config, c, MB_PROJ_UP, MOEBLOCK_UNSUPPORTED,
-                     "tensor 'model.layers.7.mlp.experts.1.up_proj.weight' has dtype I8; weights of F32, F16, BF16, "
-                     "F8_E4M3 with scales, and MXFP4 blocks are read");
+                     "tensor 'model.layers.7.mlp.experts.1.up_proj.weight' has dtype BOOL, in which no known "
+                     "number format stores weights of this name");
     up->dtype = MOEBLOCK_F8_E4M3;
     scale->dims[0] = 2;
     scale->dims[1] = 1;
@@ -406,7 +411,7 @@ static void test_errors(void **state)
     scale->dtype = MOEBLOCK_I32;
     assert_not_found(config, c, MB_PROJ_UP, MOEBLOCK_UNSUPPORTED,
                      "tensor 'model.layers.7.mlp.experts.1.up_proj.weight_scale_inv' has dtype I32, expected F32, "
-                     "F8_E8M0 or U8 scales");
+                     "F16, BF16, F8_E8M0 or U8 scales");
     scale->name = "unrelated";
     assert_not_found(config, c, MB_PROJ_UP, MOEBLOCK_NOT_FOUND,
                      "memory: the checkpoint has no tensor 'model.layers.7.mlp.experts.1.up_proj.weight_scale_inv' "

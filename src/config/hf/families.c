@@ -279,7 +279,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"mistral4", NULL, MODEL, &softmax_groups, &plain, &mb_hf_mistral4, COUNT, DENSE_FIRST, softmax_values, NORM | SCALE, scaled_count_needs},
     {"mistral_large4", "text_config", "layers.{layer}", &softmax_groups, &plain, &mb_hf_mistral_large4, COUNT, DENSE_FIRST, softmax_values, SCALE, scaled_count_needs},
     {"unlimited_ocr", "text_config", MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE, v2_needs},
-    {"deepseek_v4", NULL, "layers.{layer}", &sqrt_softplus, &clamped_before, &mb_hf_deepseek_v4, COUNT, MB_HF_AFTER_HASH, v4_values, NORM | SCALE | MB_HF_PLAIN_ONLY, scaled_count_needs},
+    {"deepseek_v4", NULL, "layers.{layer}", &sqrt_softplus, &clamped_before, &mb_hf_deepseek_v4, COUNT, MB_HF_AFTER_HASH, v4_values, NORM | SCALE | MB_HF_STORES_V4, scaled_count_needs},
     // Sigmoid with a selection bias, without groups
     {"afmoe", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_afmoe, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
     {"hy_v3", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_hy_v3, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},

@@ -112,7 +112,7 @@ enum mb_hf_flag {
     MB_HF_SIGMOID_SHARED = 1 << 5,    // the shared expert is multiplied by a sigmoid gate
     MB_HF_GENERAL_IS_EXPERT = 1 << 6, // intermediate_size is the routed expert's width
     MB_HF_STORES_MXFP4 = 1 << 7,      // published in MXFP4, in the gpt-oss form
-    MB_HF_PLAIN_ONLY = 1 << 8,        // quantised forms have tensor names that are not read yet
+    MB_HF_STORES_V4 = 1 << 8,         // published in the forms of DeepSeek-V4
     MB_HF_READS_LOGIT_SCALE = 1 << 9,
     MB_HF_READS_DROPOUT = 1 << 10 // the routed sum is multiplied by 1 - moe_token_dropout
 };

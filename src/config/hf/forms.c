@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "base/context.h"
+#include "base/file.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "config/hf/map.h"
 
@@ -194,6 +196,45 @@ static const struct mb_hf_storage *choose_storage(const struct mb_hf_source *sou
     return first;
 }
 
+// hf_quant_config.json beside the checkpoint, where ModelOpt writes it.
+static moeblock_status read_beside(const struct mb_hf_source *source, const struct mb_hf_input *input, json_t **out)
+{
+    char path[1280];
+    *out = NULL;
+    if (!input->context || !input->checkpoint || !mb_is_directory(input->checkpoint)) return MOEBLOCK_OK;
+    MB_TRY(mb_path_join(input->checkpoint, "hf_quant_config.json", path, sizeof path, source->error));
+    if (!mb_exists(path)) return MOEBLOCK_OK;
+    const struct mb_json_options options = {.invalid = MOEBLOCK_INVALID_CONFIG};
+    const moeblock_allocator *allocator = &input->context->allocator;
+    char *text;
+    size_t bytes;
+    MB_TRY(mb_file_read_text(allocator, path, (size_t)32 << 20, &text, &bytes, source->error));
+    const moeblock_status status = mb_json_parse(text, bytes, path, &options, out, source->error);
+    mb_free(allocator, text);
+    return status;
+}
+
+// The number format, by the name of the down projections' module: lists of modules that are left alone may say "gate"
+// for the router.
+static moeblock_status map_format(const struct mb_hf_source *source, const struct mb_hf_input *input,
+                                  moeblock_config *config)
+{
+    const char *format;
+    char module[256];
+    int64_t group;
+    json_t *beside;
+    mb_role_name(config, MB_ROLE_DOWN, source->layer, 0, module);
+    const size_t length = strlen(module);
+    if (length > 7 && !strcmp(module + length - 7, ".weight")) module[length - 7] = '\0';
+    MB_TRY(read_beside(source, input, &beside));
+    const moeblock_status status = mb_hf_format(source, beside, module, &format, &group);
+    json_decref(beside);
+    MB_TRY(status);
+    mb_hf_set_text(config, config->format, sizeof config->format, format);
+    if (group) SET(config, group_size, group);
+    return MOEBLOCK_OK;
+}
+
 static void take_storage(moeblock_config *config, const struct mb_hf_storage *storage)
 {
     SET(config, layout, storage->layout);
@@ -209,10 +250,7 @@ static void take_storage(moeblock_config *config, const struct mb_hf_storage *st
 moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struct mb_hf_input *input,
                                   moeblock_config *config)
 {
-    const char *format;
     moeblock_weights *weights = NULL;
-    MB_TRY(mb_hf_format(source, &format));
-    mb_hf_set_text(config, config->format, sizeof config->format, format);
     mb_hf_set_text(config, config->module_prefix, sizeof config->module_prefix, source->family->prefix);
     // A checkpoint that cannot be opened says nothing here; whoever loads it gets the error.
     if (input->checkpoint && moeblock_weights_open(input->context, input->checkpoint, &weights, NULL) != MOEBLOCK_OK)
@@ -221,5 +259,5 @@ moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struc
     take_storage(config, storage);
     if (weights) settle(input, config, weights, source->layer);
     moeblock_weights_destroy(&weights);
-    return MOEBLOCK_OK;
+    return map_format(source, input, config);
 }

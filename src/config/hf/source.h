@@ -51,7 +51,9 @@ moeblock_status mb_hf_layer_count(const struct mb_hf_source *source, int64_t *co
 moeblock_status mb_hf_choose_layer(struct mb_hf_source *source, int64_t layer, int64_t count, char *list,
                                    size_t capacity);
 
-// Name of the stored format that quantization_config announces, "auto" without one: quantization.c.
-moeblock_status mb_hf_format(const struct mb_hf_source *source, const char **format);
+// The stored format that quantization_config announces for the routed experts, whose module is `module`, and its inputs
+// per scale (0: not said): "auto" when it announces none. `beside` is hf_quant_config.json, or NULL: quantization.c.
+moeblock_status mb_hf_format(const struct mb_hf_source *source, const json_t *beside, const char *module,
+                             const char **format, int64_t *group);
 
 #endif

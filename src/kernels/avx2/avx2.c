@@ -2,6 +2,7 @@
 // The table of level `avx2`: float32 fused multiply-add, codes expanded in registers or once into the scratch.
 #include "kernels/avx2/vector.h"
 #include "kernels/cpu.h"
+#include "kernels/fma/fma_formats.inl"
 #include "kernels/fma/fma_table.inl"
 
 static bool usable(const char **reason) { return mb_cpu_offers(MB_CPU_LEVEL_AVX2, reason); }
@@ -12,11 +13,11 @@ const struct mb_kernels mb_kernels_avx2 = {
     .granule = MB_COLUMNS,
     .fused = true,
     .usable = usable,
-    .packed_bytes = MB_LEVEL(packed_bytes),
-    .pack = MB_LEVEL(pack),
-    .scratch_bytes = MB_LEVEL(scratch_bytes),
-    .gate_up = MB_LEVEL(gate_up),
-    .project = MB_LEVEL(project),
+    .packed_bytes = packed_bytes,
+    .pack = pack,
+    .scratch_bytes = scratch_bytes,
+    .gate_up = gate_up,
+    .project = project,
     .accumulate = accumulate,
     .to_bf16 = to_bf16,
     .to_int16 = to_int16,

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of level `avx512bf16`, for processors whose bf16 dot instruction beats the float32 FMA (AMD Zen 4 and 5).
-// Weights stored as float32 or float16, and rows of integers, take the functions of level `avx512vnni`, with its
-// packing.
+// Formats without tiles of their own, and rows of integers, take the functions of level `avx512vnni`, with its packing.
 #include "kernels/avx512bf16/layout.h"
 #include "kernels/avx512bf16/vector.h"
 #include "kernels/cpu.h"
@@ -10,7 +9,10 @@
 
 static bool dots(const struct mb_packing *packing)
 {
-    return packing->format != MB_PACKED_F32 && packing->format != MB_PACKED_F16 && !packing->int16;
+    static const bool has_tiles[MB_PACKED_FORMATS] = {
+        [MB_PACKED_BF16] = true, [MB_PACKED_FP8] = true, [MB_PACKED_FP4] = true};
+    const bool groups = packing->format != MB_PACKED_FP8 || packing->group == 128;
+    return has_tiles[packing->format] && groups && !packing->int16;
 }
 
 static bool usable(const char **reason) { return mb_cpu_offers(MB_CPU_LEVEL_AVX512BF16, reason); }

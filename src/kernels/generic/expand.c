@@ -101,6 +101,59 @@ static void expand_fp4(const uint8_t *codes, const uint8_t *exponents, int64_t l
     }
 }
 
+// Up to a group of lines of eight-bit codes with the same 16 exponents.
+static void expand_mxfp8(const uint8_t *codes, const uint8_t *exponents, int64_t lines, float *to)
+{
+    float scales[COLUMNS];
+    bool plain = true; // all scales and products are normal numbers, or zero
+    for (int c = 0; c < COLUMNS; c++) {
+        plain = plain && exponents[c] >= 10 && exponents[c] <= 246;
+        scales[c] = mb_float((uint32_t)exponents[c] << 23);
+    }
+    for (int64_t i = 0; !plain && i < lines * COLUMNS; i++) to[i] = mb_from_mxfp8(codes[i], exponents[i % COLUMNS]);
+    if (!plain) return;
+    expand_fp8(codes, lines, to);
+    for (int64_t i = 0; i < lines * COLUMNS; i += 4)
+        mb_store4(to + i, mb_load4(to + i) * mb_load4(scales + i % COLUMNS));
+}
+
+static void expand_nvfp4(const uint8_t *codes, const uint8_t *factors, int64_t lines, float *to)
+{
+    float scales[COLUMNS];
+    for (int c = 0; c < COLUMNS; c++) scales[c] = e4m3_values[factors[c]];
+    for (int64_t i = 0; i < lines * 8; i++) memcpy(to + 2 * i, e2m1_values[codes[i]], 2 * sizeof(float));
+    for (int64_t i = 0; i < lines * COLUMNS; i += 4)
+        mb_store4(to + i, mb_load4(to + i) * mb_load4(scales + i % COLUMNS));
+}
+
+static void expand_int4(const uint8_t *codes, const uint8_t *zeros, int64_t lines, float *to)
+{
+    for (int64_t i = 0; i < lines * COLUMNS; i++)
+        to[i] = (float)((codes[i / 2] >> (i % 2 * 4) & 15) - zeros[i % COLUMNS]);
+}
+
+static void expand_int8(const uint8_t *codes, const uint8_t *zeros, int64_t lines, float *to)
+{
+    for (int64_t i = 0; i < lines * COLUMNS; i++) to[i] = (float)(codes[i] - zeros[i % COLUMNS]);
+}
+
+// Group by group, for formats with factors.
+static void expand_groups(const struct mb_packing *packing, const struct mb_generic_layout *layout, const uint8_t *part,
+                          int64_t k0, int64_t count, float *to)
+{
+    typedef void (*expander)(const uint8_t *codes, const uint8_t *factors, int64_t lines, float *to);
+    static const expander expanders[MB_PACKED_FORMATS] = {[MB_PACKED_FP4] = expand_fp4,
+                                                          [MB_PACKED_MXFP8] = expand_mxfp8,
+                                                          [MB_PACKED_NVFP4] = expand_nvfp4,
+                                                          [MB_PACKED_INT4] = expand_int4,
+                                                          [MB_PACKED_INT8] = expand_int8};
+    for (int64_t k = 0; k < count; k += packing->group) {
+        const uint8_t *codes = part + (size_t)(k0 + k) * layout->line_bytes;
+        const uint8_t *factors = part + layout->factors + (k0 + k) / packing->group * COLUMNS;
+        expanders[packing->format](codes, factors, mb_min(packing->group, count - k), to + k * COLUMNS);
+    }
+}
+
 const float *mb_generic_expand(const struct mb_packing *packing, const struct mb_generic_layout *layout,
                                const uint8_t *part, int64_t k0, int64_t count, float *to)
 {
@@ -118,10 +171,7 @@ const float *mb_generic_expand(const struct mb_packing *packing, const struct mb
         expand_fp8(codes, count, to);
         break;
     default:
-        for (int64_t k = 0; k < count; k += packing->group) {
-            expand_fp4(codes + k * 8, part + layout->scales + (k0 + k) / packing->group * COLUMNS,
-                       mb_min(packing->group, count - k), to + k * COLUMNS);
-        }
+        expand_groups(packing, layout, part, k0, count, to);
     }
     return to;
 }

@@ -24,7 +24,7 @@ static void store(const struct mb_gate_up_call *call, int64_t r0, int64_t m, int
 
 void mb_generic_gate_up(const struct mb_gate_up_call *call)
 {
-    const struct mb_generic_scratch scratch = mb_generic_scratch_of(call->packing, call->scratch);
+    const struct mb_generic_scratch scratch = mb_generic_scratch_of(call->scratch);
     const bool gated = call->packing->parts == 2;
     float *up = scratch.sums[gated];
     for (int64_t n = call->n0; n < call->n1; n += COLUMNS) {

@@ -41,13 +41,13 @@ void mb_generic_int16_panel(const struct mb_packing *packing, const void *packed
     for (int part = 0; part < packing->parts; part++) {
         const uint8_t *from = mb_generic_part(&layout, packed, panel, part);
         memset(scratch->sums[part], 0, (size_t)m * COLUMNS * sizeof(float));
-        for (int64_t g = 0; g < layout.groups; g++) {
+        for (int64_t g = 0; g < mb_packed_groups(packing); g++) {
             int16_t weights[GROUP][COLUMNS];
             float weight_scales[COLUMNS];
             const int64_t count = mb_min(GROUP, packing->k - g * GROUP);
             expand(from + (size_t)(g * GROUP) * layout.line_bytes, count, weights);
             for (int c = 0; c < COLUMNS; c++)
-                weight_scales[c] = mb_from_e8m0(from[layout.scales + (size_t)(g * COLUMNS + c)]);
+                weight_scales[c] = mb_from_e8m0(from[layout.factors + (size_t)(g * COLUMNS + c)]);
             for (int64_t r = 0; r < m; r++) {
                 const char *row = rows->row[r0 + r];
                 float scale;

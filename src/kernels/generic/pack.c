@@ -117,22 +117,32 @@ static void pack_scale_line(uint8_t *line, const uint8_t *from, size_t size, ptr
     }
 }
 
-static void pack_scales(const struct mb_packing *packing, const struct mb_generic_layout *layout, uint8_t *scales,
+// Scales and factors of the groups that a piece covers.
+static void pack_scales(const struct mb_packing *packing, const struct mb_generic_layout *layout, uint8_t *part,
                         const struct mb_piece *piece, int64_t n, int64_t columns)
 {
     const int64_t g0 = piece->k0 / packing->group, g1 = mb_ceil_div(piece->k1, packing->group);
-    const size_t size = layout->scale_bytes;
-    const uint8_t *from = size == 1 ? piece->exponents : (const uint8_t *)piece->scales;
-    const uint8_t *row = from + (n - piece->n0) * piece->scale_stride * (ptrdiff_t)size;
-    for (int64_t g = g0; g < g1; g++)
-        pack_scale_line(scales + (size_t)(g * COLUMNS) * size, row + (size_t)(g - g0) * size, size, piece->scale_stride,
-                        columns);
+    const ptrdiff_t stride = piece->scale_stride, row = (n - piece->n0) * stride;
+    const uint8_t *factors = piece->zeros ? piece->zeros : piece->exponents;
+    uint8_t *scales = part + layout->scales;
+    if (packing->format == MB_PACKED_NVFP4 && piece->k0 == 0) {
+        float line[COLUMNS] = {0};
+        for (int64_t c = 0; c < columns; c++) line[c] = piece->total;
+        memcpy(scales, line, sizeof line);
+    }
+    for (int64_t g = g0; g < g1; g++) {
+        if (layout->scaled && packing->format != MB_PACKED_NVFP4)
+            pack_scale_line(scales + (size_t)(g * COLUMNS) * sizeof(float),
+                            (const uint8_t *)(piece->scales + row + (g - g0)), sizeof(float), stride, columns);
+        if (layout->has_factors)
+            pack_scale_line(part + layout->factors + g * COLUMNS, factors + row + (g - g0), 1, stride, columns);
+    }
 }
 
 void mb_generic_pack(const struct mb_packing *packing, void *packed, const struct mb_piece *piece)
 {
     const struct mb_generic_layout layout = mb_generic_layout_of(packing);
-    const bool nibbles = packing->format == MB_PACKED_FP4;
+    const bool nibbles = mb_packed_info_of(packing->format).code_bits == 4;
     const size_t size = nibbles ? 1 : layout.line_bytes / COLUMNS;
     const ptrdiff_t row_stride = piece->row_stride * (ptrdiff_t)size;
     const ptrdiff_t column_stride = piece->column_stride * (ptrdiff_t)size;
@@ -147,6 +157,6 @@ void mb_generic_pack(const struct mb_packing *packing, void *packed, const struc
         } else {
             pack_lines(to, from, size, row_stride, column_stride, columns, piece->k1 - piece->k0);
         }
-        if (packing->group) pack_scales(packing, &layout, part + layout.scales, piece, n, columns);
+        if (packing->group) pack_scales(packing, &layout, part, piece, n, columns);
     }
 }

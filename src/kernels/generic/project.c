@@ -8,7 +8,7 @@ enum { COLUMNS = MB_GENERIC_COLUMNS };
 
 void mb_generic_project(const struct mb_project_call *call)
 {
-    const struct mb_generic_scratch scratch = mb_generic_scratch_of(call->packing, call->scratch);
+    const struct mb_generic_scratch scratch = mb_generic_scratch_of(call->scratch);
     for (int64_t n = call->n0; n < call->n1; n += COLUMNS) {
         const int64_t columns = mb_min(COLUMNS, call->n1 - n);
         for (int64_t r0 = 0; r0 < call->rows.m; r0 += MB_GENERIC_ROWS) {

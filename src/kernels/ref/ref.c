@@ -9,22 +9,24 @@
 #include "kernels/kernels.h"
 #include "kernels/math_inline.h"
 
-// A packed part: rows [n][k] of codes (FP4: [n][k / 2] bytes, low nibble first), from byte `scales` on the scales
-// [n][groups]. A part follows the other at a multiple of 64 bytes.
+// A packed part: rows [n][k] of codes (four bits: [n][(k + 1) / 2] bytes, low nibble first), then float32 scales
+// [n][chains], then factors [n][groups]. Each begins at a multiple of 64 bytes.
 struct layout {
-    size_t row_bytes, scales, part_bytes;
-    int64_t groups;
+    size_t code_bits, row_bytes, scales, factors, part_bytes;
+    int64_t chains, groups; // scales and factors of an output; 0: none
 };
 
 static struct layout layout_of(const struct mb_packing *packing)
 {
-    static const size_t code_bits[MB_PACKED_FORMATS] = {32, 16, 16, 8, 4};
-    static const size_t scale_bytes[MB_PACKED_FORMATS] = {0, 0, 0, 4, 1};
+    const struct mb_packed_info info = mb_packed_info_of(packing->format);
     const size_t n = (size_t)packing->n;
-    struct layout layout = {.row_bytes = ((size_t)packing->k * code_bits[packing->format] + 7) / 8};
-    layout.groups = packing->group ? mb_ceil_div(packing->k, packing->group) : 0;
+    struct layout layout = {.code_bits = info.code_bits,
+                            .row_bytes = ((size_t)packing->k * info.code_bits + 7) / 8,
+                            .groups = info.factors ? mb_packed_groups(packing) : 0};
+    if (info.scaled && packing->k) layout.chains = mb_ceil_div(packing->k, mb_packed_chain(packing));
     layout.scales = mb_round_up(n * layout.row_bytes, 64);
-    layout.part_bytes = layout.scales + mb_round_up(n * (size_t)layout.groups * scale_bytes[packing->format], 64);
+    layout.factors = layout.scales + mb_round_up(n * (size_t)layout.chains * sizeof(float), 64);
+    layout.part_bytes = layout.factors + mb_round_up(n * (size_t)layout.groups, 64);
     return layout;
 }
 
@@ -33,10 +35,8 @@ static size_t packed_bytes(const struct mb_packing *packing)
     return layout_of(packing).part_bytes * (size_t)packing->parts;
 }
 
-static void pack_codes(const struct mb_packing *packing, uint8_t *to, const struct mb_piece *piece)
+static void pack_codes(const struct mb_packing *packing, size_t size, uint8_t *to, const struct mb_piece *piece)
 {
-    static const size_t element_bytes[] = {4, 2, 2, 1};
-    const size_t size = element_bytes[packing->format];
     const uint8_t *from = piece->codes;
     for (int64_t n = piece->n0; n < piece->n1; n++) {
         for (int64_t k = piece->k0; k < piece->k1; k++) {
@@ -56,35 +56,42 @@ static void pack_nibbles(const struct layout *layout, uint8_t *to, const struct 
     }
 }
 
+static void put_scale(uint8_t *scales, int64_t at, float scale)
+{
+    memcpy(scales + (size_t)at * sizeof scale, &scale, sizeof scale);
+}
+
 static void pack(const struct mb_packing *packing, void *packed, const struct mb_piece *piece)
 {
     const struct layout layout = layout_of(packing);
-    uint8_t *to = (uint8_t *)packed + (size_t)piece->part * layout.part_bytes;
-    if (packing->format == MB_PACKED_FP4) {
+    uint8_t *to = (uint8_t *)packed + (size_t)piece->part * layout.part_bytes, *scales = to + layout.scales;
+    if (layout.code_bits == 4) {
         pack_nibbles(&layout, to, piece);
     } else {
-        pack_codes(packing, to, piece);
+        pack_codes(packing, layout.code_bits / 8, to, piece);
     }
     if (!packing->group) return;
+    const uint8_t *factors = piece->zeros ? piece->zeros : piece->exponents;
     const int64_t g0 = piece->k0 / packing->group, g1 = mb_ceil_div(piece->k1, packing->group);
     for (int64_t n = piece->n0; n < piece->n1; n++) {
+        if (packing->format == MB_PACKED_NVFP4 && g0 == 0) put_scale(scales, n, piece->total);
         for (int64_t g = g0; g < g1; g++) {
             const ptrdiff_t from = (n - piece->n0) * piece->scale_stride + (g - g0);
-            const size_t at = (size_t)(n * layout.groups + g);
-            if (packing->format == MB_PACKED_FP4) {
-                to[layout.scales + at] = piece->exponents[from];
-            } else {
-                memcpy(to + layout.scales + at * sizeof(float), piece->scales + from, sizeof(float));
-            }
+            if (layout.chains && packing->format != MB_PACKED_NVFP4)
+                put_scale(scales, n * layout.chains + g, piece->scales[from]);
+            if (layout.groups) to[layout.factors + (size_t)(n * layout.groups + g)] = factors[from];
         }
     }
 }
 
-// Weight (n, k) of a part as float32; of FP8 without its scale.
+// Weight (n, k) of a part as float32, without its float32 scale.
 static float weight(const struct mb_packing *packing, const struct layout *layout, const uint8_t *part, int64_t n,
                     int64_t k)
 {
     const uint8_t *row = part + (size_t)n * layout->row_bytes;
+    const uint8_t nibble = layout->code_bits == 4 ? row[k / 2] >> (k % 2 * 4) & 15 : 0;
+    const uint8_t factor =
+        layout->groups ? part[layout->factors + (size_t)(n * layout->groups + k / packing->group)] : 0;
     uint16_t half;
     float single;
     switch (packing->format) {
@@ -99,11 +106,17 @@ static float weight(const struct mb_packing *packing, const struct layout *layou
         return mb_from_bf16(half);
     case MB_PACKED_FP8:
         return mb_from_e4m3(row[k]);
+    case MB_PACKED_FP4:
+        return mb_from_fp4(nibble, factor);
+    case MB_PACKED_MXFP8:
+        return mb_from_mxfp8(row[k], factor);
+    case MB_PACKED_NVFP4:
+        return mb_from_e2m1(nibble) * mb_from_e4m3(factor);
+    case MB_PACKED_INT4:
+        return (float)(nibble - factor);
     default:
-        break;
+        return (float)(row[k] - factor);
     }
-    const uint8_t code = (uint8_t)((row[k / 2] >> (k % 2 * 4)) & 15);
-    return mb_from_fp4(code, part[layout->scales + (size_t)(n * layout->groups + k / packing->group)]);
 }
 
 static float element(const struct mb_rows *rows, int64_t r, int64_t k)
@@ -112,23 +125,22 @@ static float element(const struct mb_rows *rows, int64_t r, int64_t k)
     return ((const float *)rows->row[r])[k];
 }
 
-// Output n of a part for row r: one chain over ascending k; FP8 adds up scaled chains of the groups.
+// Output n of a part for row r: one chain over ascending k, or the scaled chains of the groups added up.
 static float dot(const struct mb_packing *packing, const void *packed, int part, int64_t n, const struct mb_rows *rows,
                  int64_t r)
 {
     const struct layout layout = layout_of(packing);
     const uint8_t *from = (const uint8_t *)packed + (size_t)part * layout.part_bytes;
-    const bool scaled = packing->format == MB_PACKED_FP8;
-    const int64_t group = scaled ? packing->group : mb_max(packing->k, 1);
+    const int64_t length = mb_max(mb_packed_chain(packing), 1);
     float sum = 0;
-    for (int64_t k0 = 0; k0 < packing->k; k0 += group) {
+    for (int64_t k0 = 0; k0 < packing->k; k0 += length) {
         float chain = 0;
-        for (int64_t k = k0; k < mb_min(k0 + group, packing->k); k++) {
+        for (int64_t k = k0; k < mb_min(k0 + length, packing->k); k++) {
             chain = chain + weight(packing, &layout, from, n, k) * element(rows, r, k);
         }
-        if (!scaled) return chain;
+        if (!layout.chains) return chain;
         float scale;
-        memcpy(&scale, from + layout.scales + (size_t)(n * layout.groups + k0 / group) * sizeof scale, sizeof scale);
+        memcpy(&scale, from + layout.scales + (size_t)(n * layout.chains + k0 / length) * sizeof scale, sizeof scale);
         sum = sum + scale * chain;
     }
     return sum;
