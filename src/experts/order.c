@@ -151,8 +151,10 @@ void mb_ffn_inner_apart(const struct ffn *self, const moeblock_expert_call *call
             const struct mb_project_call kernel_call = {
                 .packing = &self->inner,
                 .packed = gate + (part ? self->inner_bytes / 2 : 0),
-                .rows = {mb_ffn_order_rows(self, &self->projections[part], call->expert, call->rows, call->m, scratch),
-                         call->m, element_bytes(self) == 2},
+                .rows = {.row = mb_ffn_order_rows(self, &self->projections[part], call->expert, call->rows, call->m,
+                                                  scratch),
+                         .m = call->m,
+                         .bf16 = element_bytes(self) == 2},
                 .n0 = c - self->build.i0,
                 .n1 = end - self->build.i0,
                 .bias = biases[part],

@@ -34,6 +34,10 @@
         .suffix = {[MB_PART_ZEROS] = ZEROS, [MB_PART_ORDER] = "_g_idx", [MB_PART_SHAPE] = "_shape"},                   \
         .absent = NO_ZEROS, .any_group = true, .order_optional = true                                                  \
     }
+#define FLOATS(NAME, TYPE, PACKED, F32)                                                                                \
+    {                                                                                                                  \
+        .name = NAME, .dtype = TYPE, .codes_suffix = "", .packed = PACKED, .f32_compute = F32                          \
+    }
 #define GPTQ(NAME, PACKED, OFFSET)                                                                                     \
     {                                                                                                                  \
         .name = NAME, .dtype = MOEBLOCK_I32, .codes_suffix = ".qweight", .scale_suffix = ".scales", .row_tile = 1,     \
@@ -43,9 +47,9 @@
     }
 
 const struct mb_format_info mb_format_table[MB_FORMATS] = {
-    [MB_FORMAT_F32] = {"f32", MOEBLOCK_F32, "", NULL, 0, 0, MB_PACKED_F32, true},
-    [MB_FORMAT_F16] = {"f16", MOEBLOCK_F16, "", NULL, 0, 0, MB_PACKED_F16, true},
-    [MB_FORMAT_BF16] = {"bf16", MOEBLOCK_BF16, "", NULL, 0, 0, MB_PACKED_BF16, false},
+    [MB_FORMAT_F32] = FLOATS("f32", MOEBLOCK_F32, MB_PACKED_F32, true),
+    [MB_FORMAT_F16] = FLOATS("f16", MOEBLOCK_F16, MB_PACKED_F16, true),
+    [MB_FORMAT_BF16] = FLOATS("bf16", MOEBLOCK_BF16, MB_PACKED_BF16, false),
     [MB_FORMAT_FP8] = FP8("fp8", "_scale_inv", 128, 128, MB_SCALE_FLOATS_OR_E8M0),
     [MB_FORMAT_FP8_TENSOR] = FP8("fp8_tensor", "_scale_inv", MB_WHOLE, MB_WHOLE, MB_SCALE_FLOATS),
     [MB_FORMAT_V4_FP8] = FP8("v4_fp8", ".scale", 128, 128, MB_SCALE_FLOATS_OR_E8M0),
