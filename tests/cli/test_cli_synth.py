@@ -89,6 +89,12 @@ class Layouts(CliTest):
             for config, settings, layer in (("deepseek_v3", SMALL_DEEPSEEK, 3), ("gpt_oss_20b", SMALL_GPT_OSS, 0)):
                 self.run_one(config, settings, layer, form)
         self.run_one("gpt_oss_20b", SMALL_GPT_OSS, 0, "mxfp4")
+        # A shape in which tiles of 128 x 128 are not the whole tensor.
+        wide = SMALL_DEEPSEEK + ["--set", "model.hidden_size=160"]
+        for form in ("v4_fp8", "ct_fp8", "ct_fp8_tensor", "ct_fp8_block", "mxfp8", "ct_mxfp8", "ct_mxfp4", "v4_fp4",
+                     "nvfp4", "ct_nvfp4", "ct_int4", "ct_int4_asym", "ct_int8", "ct_int8_asym", "awq", "gptq",
+                     "gptq_v2", "gptq_int8", "gptq_v2_int8"):
+            self.run_one("deepseek_v3", wide, 3, form)
 
     def run_one(self, config, settings, layer, form):
         with self.subTest(f"{config} {form}"):
