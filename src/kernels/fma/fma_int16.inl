@@ -33,11 +33,11 @@ _Static_assert(CHUNK * sizeof(int16_t) + CHUNK_GROUPS * sizeof(float) <= MB_X_ST
 
 // One tile: rows x strips continue their sums over `groups` groups.
 struct int16_tile {
-    const uint8_t *lines[MB_BLOCK_STRIPS]; // codes of the strips, or of one strip its integers
-    const uint8_t *exponents[MB_BLOCK_STRIPS];
-    float *sums[MB_BLOCK_STRIPS]; // [rows][MB_COLUMNS]
-    const float *x;               // [rows][MB_X_STRIDE]
-    int64_t lines_left, groups;   // of the chunk
+    const uint8_t *lines[MB_TILE_STRIPS]; // codes of the strips, or of one strip its integers
+    const uint8_t *exponents[MB_TILE_STRIPS];
+    float *sums[MB_TILE_STRIPS]; // [rows][MB_COLUMNS]
+    const float *x;              // [rows][MB_X_STRIDE]
+    int64_t lines_left, groups;  // of the chunk
 };
 typedef void (*int16_tile_call)(const struct int16_tile *tile);
 
@@ -48,7 +48,7 @@ MB_INLINE const int32_t *row_pairs(const struct int16_tile *tile, int r, int64_t
 
 // sums = sums + scale of the row * (scale of the weights * exact sum), for all rows of two vectors of columns.
 MB_INLINE void add_group(const int rows, const struct int16_tile *tile, int s, int64_t group,
-                         mb_u exact[MB_TILE_ROWS_MOST][2 * MB_BLOCK_STRIPS])
+                         mb_u exact[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS])
 {
     mb_v powers[MB_STRIP_VECTORS];
     MB_UNROLL
@@ -68,7 +68,7 @@ MB_INLINE void add_group(const int rows, const struct int16_tile *tile, int s, i
 
 // One line of one strip for all rows, decoded in registers.
 MB_INLINE void direct_line(const int rows, const struct mb_int16_table table, const uint8_t *from, const int32_t *x,
-                           mb_u exact[MB_TILE_ROWS_MOST][2 * MB_BLOCK_STRIPS], const int v)
+                           mb_u exact[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], const int v)
 {
     __builtin_prefetch(from + AHEAD);
     if (MB_LANES == 16) __builtin_prefetch(from + AHEAD + 64);
@@ -92,7 +92,7 @@ MB_INLINE void direct(const int rows, const int strips, const struct int16_tile 
     const struct mb_int16_table table = mb_int16_table_load();
     const int vectors = strips * MB_STRIP_VECTORS;
     for (int64_t g = 0; g < tile->groups; g++) {
-        mb_u exact[MB_TILE_ROWS_MOST][2 * MB_BLOCK_STRIPS];
+        mb_u exact[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS];
         const int64_t lines = mb_min(GROUP_LINES, tile->lines_left - g * GROUP_LINES);
         MB_UNROLL
         for (int r = 0; r < rows; r++) {
@@ -117,7 +117,7 @@ MB_INLINE void expanded(const int rows, const struct int16_tile *tile)
 {
     const uint8_t *weights = tile->lines[0];
     for (int64_t g = 0; g < tile->groups; g++) {
-        mb_u exact[MB_TILE_ROWS_MOST][2 * MB_BLOCK_STRIPS];
+        mb_u exact[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS];
         MB_UNROLL
         for (int r = 0; r < rows; r++) exact[r][0] = exact[r][1] = mb_u_zero();
         for (int64_t pair = 0; pair < PAIRS; pair++, weights += MB_COLUMNS * 4) {
@@ -234,24 +234,24 @@ static void run_strips(const struct int16_tile *block, bool expands, int shape, 
     }
 }
 
-void MB_LEVEL(int16_sums)(const struct mb_packing *packing, const void *packed, int64_t panel, int64_t panels,
-                          const struct mb_rows *rows, int64_t r0, int64_t m, const struct mb_fma_scratch *scratch)
+// Strips [s0, s0 + strips) of a block of panels that begins at `first`: as many as the scratch has expanded weights
+// for.
+static void strip_sums(const struct mb_packing *packing, const uint8_t *first, int64_t s0, int64_t strips,
+                       const struct mb_rows *rows, int64_t r0, int64_t m, const struct mb_fma_scratch *scratch)
 {
     const struct mb_fma_layout layout = mb_fma_layout_of(packing);
-    const int64_t strips = panels * packing->parts, all_lines = mb_ceil_div(packing->k, LINE_INPUTS);
-    const uint8_t *first = (const uint8_t *)packed + (size_t)panel * layout.panel_bytes;
+    const int64_t all_lines = mb_ceil_div(packing->k, LINE_INPUTS);
     const bool expands = m > DIRECT_ROWS;
     int shape = 0;
     while (shape < MB_SHAPES - 1 && m <= shape_rows[shape + 1]) shape++;
-    memset(scratch->sums, 0, (size_t)(strips * m * MB_COLUMNS) * sizeof(float));
     for (int64_t g0 = 0; g0 < layout.groups; g0 += CHUNK_GROUPS) {
         struct int16_tile block = {.x = scratch->x, .groups = mb_min(CHUNK_GROUPS, layout.groups - g0)};
         block.lines_left = mb_min(CHUNK_GROUPS * GROUP_LINES, all_lines - g0 * GROUP_LINES);
         for (int64_t s = 0; s < strips; s++) {
-            const uint8_t *strip = first + (size_t)s * layout.strip_bytes;
+            const uint8_t *strip = first + (size_t)(s0 + s) * layout.strip_bytes;
             block.lines[s] = strip + (size_t)g0 * GROUP_BYTES;
             block.exponents[s] = strip + layout.scales + (size_t)g0 * MB_COLUMNS;
-            block.sums[s] = scratch->sums + s * m * MB_COLUMNS;
+            block.sums[s] = scratch->sums + (s0 + s) * m * MB_COLUMNS;
             if (!expands) continue;
             uint8_t *to = (uint8_t *)(scratch->weights + s * MB_CHUNK * MB_COLUMNS);
             expand(block.lines[s], block.lines_left, block.groups, to);
@@ -264,4 +264,14 @@ void MB_LEVEL(int16_sums)(const struct mb_packing *packing, const void *packed, 
             run_strips(&block, expands, shape, strips, height, r);
         }
     }
+}
+
+void MB_LEVEL(int16_sums)(const struct mb_packing *packing, const void *packed, int64_t panel, int64_t panels,
+                          const struct mb_rows *rows, int64_t r0, int64_t m, const struct mb_fma_scratch *scratch)
+{
+    const int64_t strips = panels * packing->parts;
+    const uint8_t *first = (const uint8_t *)packed + (size_t)panel * mb_fma_layout_of(packing).panel_bytes;
+    memset(scratch->sums, 0, (size_t)(strips * m * MB_COLUMNS) * sizeof(float));
+    for (int64_t s0 = 0; s0 < strips; s0 += MB_TILE_STRIPS)
+        strip_sums(packing, first, s0, mb_min(MB_TILE_STRIPS, strips - s0), rows, r0, m, scratch);
 }
