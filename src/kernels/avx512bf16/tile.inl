@@ -52,7 +52,7 @@ MB_INLINE void tile(const int rows, const int strips, const bool many, const str
 {
     __m512 sum[MB_TILE_ROWS][8];
     struct decoder decoder;
-    const uint8_t *at[4], *next = span->next;
+    const uint8_t *at[4], *next = many ? span->next : span->weights[0]; // few rows fetch nothing through it
     const uint32_t *x = span->x;
     start(&decoder);
     MB_UNROLL for (int s = 0; s < strips; s++) at[s] = span->weights[s];
