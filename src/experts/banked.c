@@ -17,15 +17,6 @@ struct banked {
     void *bank[2];
 };
 
-static void destroy(void *object)
-{
-    struct banked *self = object;
-    if (!self) return;
-    for (int i = 0; i < 2; i++) mb_expert_ffn.destroy(self->bank[i]);
-    mb_free(&self->context->allocator, self->second);
-    mb_free(&self->context->allocator, self);
-}
-
 // What a rank owns of a bank: its experts among those of both, its columns as far as the bank has them.
 static moeblock_expert_build build_of(const moeblock_expert_build *whole, const moeblock_config *config, int64_t first)
 {
@@ -42,23 +33,21 @@ static moeblock_expert_build build_of(const moeblock_expert_build *whole, const 
     return build;
 }
 
-static moeblock_status create(void *user, const moeblock_expert_build *build, void **out, moeblock_error *error)
+static void destroy(void *object)
 {
-    const moeblock_allocator *allocator = &build->context->allocator;
-    struct banked *self = mb_alloc_zero(allocator, sizeof *self);
-    if (!self) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating experts: no memory");
-    *out = self;
-    self->context = build->context;
-    self->compute = build->compute;
-    self->second = mb_alloc(allocator, sizeof *self->second);
+    struct banked *self = object;
+    if (!self) return;
+    for (int i = 0; i < 2; i++) mb_expert_ffn.destroy(self->bank[i]);
+    mb_free(&self->context->allocator, self->second);
+    mb_free(&self->context->allocator, self);
+}
+
+static moeblock_status create_banks(struct banked *self, void *user, const moeblock_expert_build *build,
+                                    moeblock_error *error)
+{
+    self->second = mb_alloc(&build->context->allocator, sizeof *self->second);
     if (!self->second) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating experts: no memory");
     mb_second_bank(build->config, self->second);
-    // The banks read rows of the wider one's intermediate, whose scales a narrower bank would not find.
-    if (build->compute == MOEBLOCK_COMPUTE_INT16)
-        return mb_fail(
-            error, MOEBLOCK_UNSUPPORTED,
-            "loading for int16 compute: two banks of experts are not computed so; choose compute auto, f32 or "
-            "bf16");
     const moeblock_config *const configs[] = {build->config, self->second};
     for (int i = 0; i < 2; i++) {
         self->experts[i] = configs[i]->num_experts;
@@ -67,6 +56,27 @@ static moeblock_status create(void *user, const moeblock_expert_build *build, vo
         MB_TRY(mb_expert_ffn.create(user, &one, &self->bank[i], error));
     }
     return MOEBLOCK_OK;
+}
+
+static moeblock_status create(void *user, const moeblock_expert_build *build, void **out, moeblock_error *error)
+{
+    // The banks read rows of the wider one's intermediate, whose scales a narrower bank would not find.
+    if (build->compute == MOEBLOCK_COMPUTE_INT16)
+        return mb_fail(
+            error, MOEBLOCK_UNSUPPORTED,
+            "loading for int16 compute: two banks of experts are not computed so; choose compute auto, f32 or "
+            "bf16");
+    struct banked *self = mb_alloc_zero(&build->context->allocator, sizeof *self);
+    if (!self) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating experts: no memory");
+    self->context = build->context;
+    self->compute = build->compute;
+    const moeblock_status status = create_banks(self, user, build, error);
+    if (status == MOEBLOCK_OK) {
+        *out = self;
+    } else {
+        destroy(self);
+    }
+    return status;
 }
 
 static int need(const void *object, int64_t layer, const char *format, int64_t i, moeblock_tensor_need *out)
