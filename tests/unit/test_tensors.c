@@ -206,7 +206,7 @@ static void assert_projection(const moeblock_config *config, struct checkpoint *
     free(values);
 }
 
-// The formats with a layout each of its own; test_published_formats.c has them all.
+// The formats with a layout each of its own.
 static bool covered(enum mb_format format) { return format <= MB_FORMAT_FP8 || format == MB_FORMAT_MXFP4; }
 
 // Layouts L1 to L6 of moe-families 1.11 in every format.
