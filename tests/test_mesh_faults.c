@@ -16,12 +16,13 @@
 #include "support/mesh_double.h"
 #include "support/mesh_rank.h"
 
-enum { ROWS = 2, COLUMNS = 2, RANKS = ROWS * COLUMNS, TOKENS = 4, K = 4, HIDDEN_MOST = 64 };
+enum { RANKS_MOST = 16, TOKENS = 4, K = 4, HIDDEN_MOST = 64 };
 
 static struct golden_case golden;
 
 // What each rank does, and what came of it.
 struct trial {
+    int side;                         // of the mesh, side x side
     const char *const *set_of_rank_1; // settings of rank 1 alone
     size_t n_set;
     int absent;     // this rank makes its block and then stays away; -1: none
@@ -29,11 +30,13 @@ struct trial {
     int32_t bad_id; // rank 2 runs the experts on this id, others on good ones; -2: nobody
     double deadline;
     bool twice; // a second forward
-    moeblock_error errors[RANKS], again[RANKS];
-    double seconds[RANKS];
-    double waited_at[RANKS]; // when own rows and the shared expert were done
-    int dead[RANKS];
+    moeblock_error errors[RANKS_MOST], again[RANKS_MOST];
+    double seconds[RANKS_MOST];
+    double waited_at[RANKS_MOST]; // when own rows and the shared expert were done
+    int dead[RANKS_MOST];
 };
+
+static int ranks_of(const struct trial *trial) { return trial->side * trial->side; }
 
 static void note_wait(void *user, const char *what, int64_t a, int64_t b)
 {
@@ -94,7 +97,7 @@ static void body(void *argument, moeblock_mesh *mesh)
 
 static void run(struct trial *trial, mesh_tamper tamper, void *user)
 {
-    struct mesh_double *mesh = mesh_double_create(ROWS, COLUMNS);
+    struct mesh_double *mesh = mesh_double_create(trial->side, trial->side);
     mesh_double_deadline(mesh, trial->deadline);
     mesh_double_tamper(mesh, tamper, user);
     mesh_double_run(mesh, body, trial);
@@ -106,7 +109,7 @@ static void expect(const struct trial *trial, int except, moeblock_status code, 
                    const char *other)
 {
     const char *first = NULL;
-    for (int r = 0; r < RANKS; r++) {
+    for (int r = 0; r < ranks_of(trial); r++) {
         if (r == except) continue;
         const char *const text = trial->errors[r].message;
         if (trial->errors[r].code != code)
@@ -121,7 +124,7 @@ static void expect(const struct trial *trial, int except, moeblock_status code, 
 // A second forward follows the first, all ranks take part, nothing is wrong yet.
 static struct trial usual(void)
 {
-    return (struct trial){.absent = -1, .bad_call = -1, .bad_id = -2, .deadline = 20, .twice = true};
+    return (struct trial){.side = 2, .absent = -1, .bad_call = -1, .bad_id = -2, .deadline = 20, .twice = true};
 }
 
 static void nothing_wrong(void **state)
@@ -129,7 +132,7 @@ static void nothing_wrong(void **state)
     (void)state;
     struct trial trial = usual();
     run(&trial, NULL, NULL);
-    for (int r = 0; r < RANKS; r++) {
+    for (int r = 0; r < ranks_of(&trial); r++) {
         assert_string_equal(trial.errors[r].message, "");
         assert_string_equal(trial.again[r].message, "");
     }
@@ -151,7 +154,7 @@ static void a_rank_fails(void **state)
     expect(&duplicate, -1, MOEBLOCK_INVALID_ARGUMENT, 0, "rank 2: ", "a second time");
     run(&outside, NULL, NULL);
     expect(&outside, -1, MOEBLOCK_INVALID_ARGUMENT, 0, "rank 2: ", "12345");
-    for (int r = 0; r < RANKS; r++) {
+    for (int r = 0; r < ranks_of(&wrong); r++) {
         assert_string_equal(wrong.again[r].message, "");
         assert_string_equal(duplicate.again[r].message, "");
         assert_string_equal(outside.again[r].message, "");
@@ -179,20 +182,29 @@ static void ranks_differ(void **state)
 static void a_rank_stays_away(void **state)
 {
     (void)state;
-    struct trial trial = usual();
-    trial.absent = 1;
-    trial.deadline = 0.5;
-    run(&trial, NULL, NULL);
-    expect(&trial, 1, MOEBLOCK_TIMEOUT, 1, "for rank 1", "dead");
-    for (int r = 0; r < RANKS; r++) {
-        if (r == 1) continue;
-        assert_true(trial.seconds[r] < 2);
-        assert_string_equal(trial.again[r].message, trial.errors[r].message);
+    static const struct {
+        int side, absent;
+    } tries[] = {{2, 1}, {2, 0}, {4, 5}, {4, 15}};
+    for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
+        char name[32];
+        struct trial trial = usual();
+        trial.side = tries[i].side;
+        trial.absent = tries[i].absent;
+        trial.deadline = 0.5;
+        run(&trial, NULL, NULL);
+        snprintf(name, sizeof name, "for rank %d to", trial.absent);
+        expect(&trial, trial.absent, MOEBLOCK_TIMEOUT, 1, name, "dead");
+        for (int r = 0; r < ranks_of(&trial); r++) {
+            if (r == trial.absent) continue;
+            assert_true(trial.seconds[r] < trial.deadline + 5);
+            assert_string_equal(trial.again[r].message, trial.errors[r].message);
+        }
     }
 }
 
-// Messages between rank 0 and rank 2, which share a column, of the dispatch.
+// Messages to rank 0 from the rank below it in its column, of the dispatch.
 struct fault {
+    int from;
     moeblock_traffic_step step;
     enum { LOSE, HEADER_ROWS, HEADER_BYTES, SEQUENCE, COUNTS, SHORTEN, LATE } kind;
     bool payload; // the message after the header is meant
@@ -203,7 +215,7 @@ static bool meddle(void *user, struct mesh_message *message)
 {
     struct fault *fault = user;
     struct mb_header header = {.magic = 0};
-    if (message->tag != 0 || message->from != 2 || message->to != 0) return true;
+    if (message->tag != 0 || message->from != fault->from || message->to != 0) return true;
     if (message->bytes == sizeof header) memcpy(&header, message->data, sizeof header);
     const bool is_header = message->bytes == sizeof header && header.magic == 0x6d6f6562;
     if (is_header) fault->payload = header.step == (uint16_t)fault->step;
@@ -222,6 +234,7 @@ static bool meddle(void *user, struct mesh_message *message)
     return fault->kind != LOSE;
 }
 
+// On 2 x 2 ranks and on 4 x 4.
 static void messages_go_wrong(void **state)
 {
     (void)state;
@@ -231,19 +244,11 @@ static void messages_go_wrong(void **state)
         int dead;
         const char *part, *other;
     } tries[] = {
-        {{.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = LOSE},
-         MOEBLOCK_MISMATCH,
-         1,
-         "rank 2 is at exchange 2",
-         "expected 1"},
-        {{.step = MOEBLOCK_TRAFFIC_COMBINE, .kind = LOSE}, MOEBLOCK_TIMEOUT, 1, "combine", "for rank 2"},
-        {{.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = SEQUENCE}, MOEBLOCK_MISMATCH, 1, "rank 0: ", "same order"},
-        {{.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = HEADER_BYTES},
-         MOEBLOCK_MISMATCH,
-         1,
-         "rank 2 announces",
-         "at most"},
-        {{.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = SHORTEN}, MOEBLOCK_MISMATCH, 1, "rank 2 sent", "announced"},
+        {{.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = LOSE}, MOEBLOCK_MISMATCH, 1, "is at exchange 2", "expected 1"},
+        {{.step = MOEBLOCK_TRAFFIC_COMBINE, .kind = LOSE}, MOEBLOCK_TIMEOUT, 1, "combine", "rank 0: "},
+        {{.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = SEQUENCE}, MOEBLOCK_MISMATCH, 1, "is at", "same order"},
+        {{.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = HEADER_BYTES}, MOEBLOCK_MISMATCH, 1, "announces", "at most"},
+        {{.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = SHORTEN}, MOEBLOCK_MISMATCH, 1, "sent", "announced"},
         {{.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = HEADER_ROWS},
          MOEBLOCK_MISMATCH,
          0,
@@ -251,13 +256,20 @@ static void messages_go_wrong(void **state)
          "do not fit"},
         {{.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = COUNTS}, MOEBLOCK_MISMATCH, 0, "dispatching rows", "do not fit"},
     };
-    for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
-        struct fault fault = tries[i].fault;
-        struct trial trial = usual();
-        trial.deadline = 1;
-        run(&trial, meddle, &fault);
-        expect(&trial, -1, tries[i].code, tries[i].dead, tries[i].part, tries[i].other);
-        for (int r = 0; r < RANKS; r++) assert_true(trial.seconds[r] < 5);
+    for (int side = 2; side <= 4; side += 2) {
+        for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
+            char sender[32];
+            struct fault fault = tries[i].fault;
+            struct trial trial = usual();
+            trial.side = side;
+            trial.deadline = 1;
+            fault.from = side;
+            run(&trial, meddle, &fault);
+            expect(&trial, -1, tries[i].code, tries[i].dead, tries[i].part, tries[i].other);
+            snprintf(sender, sizeof sender, "rank %d ", fault.from);
+            if (trial.dead[0] && !strstr(trial.errors[0].message, sender)) fail_msg("%s", trial.errors[0].message);
+            for (int r = 0; r < ranks_of(&trial); r++) assert_true(trial.seconds[r] < trial.deadline + 5);
+        }
     }
 }
 
@@ -265,10 +277,10 @@ static void messages_go_wrong(void **state)
 static void travel_is_hidden(void **state)
 {
     (void)state;
-    struct fault late = {.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = LATE, .delay = 0.6};
+    struct fault late = {.step = MOEBLOCK_TRAFFIC_DISPATCH, .kind = LATE, .from = 2, .delay = 0.6};
     struct trial trial = usual();
     run(&trial, meddle, &late);
-    for (int r = 0; r < RANKS; r++) assert_string_equal(trial.errors[r].message, "");
+    for (int r = 0; r < ranks_of(&trial); r++) assert_string_equal(trial.errors[r].message, "");
     assert_true(trial.seconds[0] >= late.delay);
     assert_true(trial.waited_at[0] > 0 && trial.waited_at[0] < late.due);
 }

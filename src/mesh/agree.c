@@ -46,8 +46,7 @@ static moeblock_status move(moeblock_mesh *mesh, int rank, bool send, void *data
                                         : t->receive(t->user, rank, MB_TAG_TREE, data, *bytes, &transfer, &why);
     if (status != MOEBLOCK_OK)
         return mb_mesh_die(mesh, error, MOEBLOCK_PEER_FAILED, "agreeing with rank %d: %s", rank, why.message);
-    // What comes from above comes late when a rank elsewhere is missing: that is for its own parent to tell.
-    const double since = mb_seconds(), patience = !send && rank < mesh->rank ? 0.8 : 0;
+    const double since = mb_seconds();
     unsigned turn = 0;
     for (;;) {
         int which = -1;
@@ -59,14 +58,13 @@ static moeblock_status move(moeblock_mesh *mesh, int rank, bool send, void *data
             mesh->wait_seconds += mb_seconds() - since;
             return MOEBLOCK_OK;
         }
-        moeblock_status heard = MOEBLOCK_OK;
-        if (turn % 64 == 63) heard = mb_mesh_listen(mesh, error);
-        if (heard == MOEBLOCK_OK && mb_mesh_yield(mesh, since, patience, &turn)) continue;
+        const bool told = turn % 64 == 63 && mb_mesh_listen(mesh);
+        if (!told && mb_mesh_yield(mesh, since, &turn)) continue;
         t->abandon(t->user, &transfer, 1);
-        if (heard != MOEBLOCK_OK) return heard;
-        return mb_mesh_die(mesh, error, MOEBLOCK_TIMEOUT,
-                           "waited %.1f s for rank %d to %s agreement %u; is it dead, stopped or slow?", mesh->deadline,
-                           rank, send ? "take" : "send its part of", mesh->sequence[MB_AXES]);
+        const double waited = mb_seconds() - since;
+        return mb_mesh_give_up(mesh, error, rank, waited,
+                               "waited %.1f s for rank %d to %s agreement %u; is it dead, stopped or slow?", waited,
+                               rank, send ? "take" : "send its part of", mesh->sequence[MB_AXES]);
     }
 }
 
@@ -118,12 +116,15 @@ moeblock_status mb_mesh_agree(moeblock_mesh *mesh, int64_t *values, int count, m
         memcpy(own.text, named.message, sizeof own.text);
     }
     const int below = children_of(mesh, children);
+    mesh->waits++;
     for (int i = 0; i < below; i++) {
         MB_TRY(receive_vote(mesh, children[i], &other, &own, error));
         merge(&own, &other);
     }
+    // What comes from above comes late when a rank elsewhere is missing: that is for its own parent to tell.
+    if (mesh->rank > 0) MB_TRY(send_vote(mesh, parent_of(mesh), &own, error));
+    mesh->waits++;
     if (mesh->rank > 0) {
-        MB_TRY(send_vote(mesh, parent_of(mesh), &own, error));
         MB_TRY(receive_vote(mesh, parent_of(mesh), &other, &own, error));
         own = other;
     }
@@ -185,6 +186,7 @@ moeblock_status mb_mesh_same(moeblock_mesh *mesh, const char *doing, const char 
     if (mesh->size == 1) return mine;
     MB_TRY(mb_mesh_check(mesh, error));
     if (mine != MOEBLOCK_OK && error) reason = *error;
+    mesh->waits++;
     // A rank that failed has nothing to compare: it sends nothing but the end of its text.
     const char *const sent = mine == MOEBLOCK_OK ? lines : "";
     MB_TRY(compare_children(mesh, doing, lines, &mine, &reason, error));

@@ -237,18 +237,19 @@ moeblock_status mb_exchange_poke(struct mb_exchange *exchange, moeblock_error *e
 }
 
 // The first peer that has not done its part.
-static moeblock_status too_late(struct mb_exchange *exchange, moeblock_error *error)
+static moeblock_status too_late(struct mb_exchange *exchange, double waited, moeblock_error *error)
 {
     const struct mb_flight *flight = exchange->flight;
     for (int i = 1; i < exchange->flights && flight->send; i++) flight++;
     const struct mb_peer *peer = &exchange->peers[flight->peer];
-    return mb_mesh_die(exchange->mesh, error, MOEBLOCK_TIMEOUT,
-                       "%s: waited %.1f s for rank %d (exchange %u of axis %d), which %s; is it dead, stopped or slow?",
-                       step_names[exchange->step], exchange->mesh->deadline, rank_of(exchange, flight->peer),
-                       peer->out.sequence, exchange->axis,
-                       flight->send     ? "takes nothing"
-                       : flight->header ? "has sent nothing"
-                                        : "has sent a part only");
+    const int rank = rank_of(exchange, flight->peer);
+    return mb_mesh_give_up(
+        exchange->mesh, error, rank, waited,
+        "%s: waited %.1f s for rank %d (exchange %u of axis %d), which %s; is it dead, stopped or slow?",
+        step_names[exchange->step], waited, rank, peer->out.sequence, exchange->axis,
+        flight->send     ? "takes nothing"
+        : flight->header ? "has sent nothing"
+                         : "has sent a part only");
 }
 
 moeblock_status mb_exchange_finish(struct mb_exchange *exchange, moeblock_error *error)
@@ -258,6 +259,7 @@ moeblock_status mb_exchange_finish(struct mb_exchange *exchange, moeblock_error 
     const double before = mb_seconds();
     double since = before;
     unsigned turn = 0;
+    mesh->waits++;
     while (!mb_exchange_done(exchange)) {
         bool moved;
         MB_TRY(advance(exchange, &moved, error));
@@ -265,8 +267,8 @@ moeblock_status mb_exchange_finish(struct mb_exchange *exchange, moeblock_error 
             since = exchange->ended = mb_seconds();
             turn = 0;
         } else if (!mb_exchange_done(exchange)) {
-            if (turn % 64 == 63) MB_TRY(mb_mesh_listen(mesh, error));
-            if (!mb_mesh_yield(mesh, since, 0, &turn)) return too_late(exchange, error);
+            const bool told = turn % 64 == 63 && mb_mesh_listen(mesh);
+            if (told || !mb_mesh_yield(mesh, since, &turn)) return too_late(exchange, mb_seconds() - since, error);
         }
     }
     exchange->running = false;

@@ -14,7 +14,7 @@
 #include "base/status.h"
 
 // How often a wait asks again at once, then after giving the CPU away, before it sleeps between two questions.
-enum { SPINS = 64, YIELDS = 20000, TURNS = 32 };
+enum { SPINS = 64, YIELDS = 20000 };
 static const double default_deadline = 60;
 static const struct timespec nap = {0, 200000};
 
@@ -50,7 +50,8 @@ static moeblock_status check_shape(const moeblock_transport *transport, const mo
 
 static bool allocate(moeblock_mesh *mesh)
 {
-    bool all = true;
+    mesh->said = mb_alloc_zero(&mesh->allocator, (size_t)mesh->size);
+    bool all = mesh->said;
     for (int axis = 0; axis < MB_AXES; axis++) {
         const size_t count = (size_t)mb_mesh_axis_size(mesh, axis);
         mesh->exchange[axis].peers = mb_alloc_zero(&mesh->allocator, count * sizeof(struct mb_peer));
@@ -94,7 +95,7 @@ moeblock_status moeblock_mesh_create(const moeblock_transport *transport, const 
     return MOEBLOCK_OK;
 }
 
-static void abandon(moeblock_mesh *mesh)
+void mb_mesh_abandon(moeblock_mesh *mesh)
 {
     for (int axis = 0; axis < MB_AXES; axis++) {
         struct mb_exchange *exchange = &mesh->exchange[axis];
@@ -107,12 +108,13 @@ static void abandon(moeblock_mesh *mesh)
 void moeblock_mesh_destroy(moeblock_mesh **mesh)
 {
     if (!mesh || !*mesh) return;
-    abandon(*mesh);
+    mb_mesh_abandon(*mesh);
     const moeblock_allocator allocator = (*mesh)->allocator;
     for (int axis = 0; axis < MB_AXES; axis++) {
         mb_free(&allocator, (*mesh)->exchange[axis].peers);
         mb_free(&allocator, (*mesh)->traffic[axis]);
     }
+    mb_free(&allocator, (*mesh)->said);
     mb_free(&allocator, *mesh);
     *mesh = NULL;
 }
@@ -130,57 +132,7 @@ moeblock_status mb_mesh_check(const moeblock_mesh *mesh, moeblock_error *error)
     return mesh->death.code;
 }
 
-static moeblock_status bury(moeblock_mesh *mesh, const moeblock_error *why, int rank, moeblock_error *error)
-{
-    mesh->dead = true;
-    mesh->death = *why;
-    mesh->failed_rank = rank;
-    abandon(mesh);
-    if (error) *error = mesh->death;
-    return mesh->death.code;
-}
-
-moeblock_status mb_mesh_die(moeblock_mesh *mesh, moeblock_error *error, moeblock_status code, const char *format, ...)
-{
-    moeblock_error why = {MOEBLOCK_OK, ""}, named = {MOEBLOCK_OK, ""};
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(why.message, sizeof why.message, format, arguments);
-    va_end(arguments);
-    mb_fail(&named, code, "rank %d: %s; the mesh is dead", mesh->rank, why.message);
-    bury(mesh, &named, mesh->rank, error);
-    struct mb_notice *notice = &mesh->notice;
-    *notice = (struct mb_notice){.rank = mesh->rank, .code = (int32_t)code};
-    memcpy(notice->message, named.message, sizeof notice->message);
-    // Short enough to leave at once; whether it arrives is not waited for.
-    const size_t bytes = offsetof(struct mb_notice, message) + strlen(notice->message) + 1;
-    for (int peer = 0; peer < mesh->size; peer++) {
-        uint64_t transfer;
-        int which;
-        size_t moved;
-        if (peer == mesh->rank) continue;
-        if (mesh->transport.send(mesh->transport.user, peer, MB_TAG_NOTICE, notice, bytes, &transfer, NULL)) continue;
-        if (mesh->transport.poll(mesh->transport.user, &transfer, 1, &which, &moved, NULL) || which < 0)
-            mesh->transport.abandon(mesh->transport.user, &transfer, 1);
-    }
-    return code;
-}
-
-moeblock_status mb_mesh_listen(moeblock_mesh *mesh, moeblock_error *error)
-{
-    struct mb_notice notice;
-    size_t bytes = 0;
-    moeblock_error why = {MOEBLOCK_OK, ""};
-    if (mesh->transport.look(mesh->transport.user, MB_TAG_NOTICE, &notice, sizeof notice, &bytes, &why) || !bytes)
-        return MOEBLOCK_OK; // a broken transport shows in the wait itself
-    const bool whole = bytes > offsetof(struct mb_notice, message) && bytes <= sizeof notice;
-    why.code = whole && notice.code > 0 ? (moeblock_status)notice.code : MOEBLOCK_PEER_FAILED;
-    notice.message[whole ? bytes - offsetof(struct mb_notice, message) - 1 : 0] = '\0';
-    mb_escape(why.message, sizeof why.message, whole ? notice.message : "a rank ended the mesh");
-    return bury(mesh, &why, whole ? notice.rank : -1, error);
-}
-
-bool mb_mesh_yield(moeblock_mesh *mesh, double since, double patience, unsigned *turn)
+bool mb_mesh_yield(moeblock_mesh *mesh, double since, unsigned *turn)
 {
     const unsigned now = (*turn)++;
     if (now < SPINS || mesh->transport.blocks) return true;
@@ -188,9 +140,7 @@ bool mb_mesh_yield(moeblock_mesh *mesh, double since, double patience, unsigned 
         sched_yield();
     else
         nanosleep(&nap, NULL);
-    // Deadlines that pass at once are told one after the other, so that all ranks hear the same.
-    const double turn_of_rank = 0.02 * (mesh->rank < TURNS ? mesh->rank : TURNS);
-    return mb_seconds() - since < mesh->deadline + patience + turn_of_rank;
+    return mb_seconds() - since < mesh->deadline;
 }
 
 void moeblock_mesh_get_info(const moeblock_mesh *mesh, moeblock_mesh_info *out)
