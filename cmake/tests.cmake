@@ -65,39 +65,4 @@ foreach(source ${test_sources})
     moeblock_test(${source})
 endforeach()
 
-# Programs of tests/mesh that mpiexec starts, one build for each MPI and one test for each mesh. Processes outnumber cores
-# there, and may be root's in a container: both need Open MPI's consent.
-set(mesh_environment ${mpi_environment} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-    OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none)
-foreach(mpi ${moeblock_mpis})
-    find_program(mpiexec_${mpi} NAMES mpiexec.${mpi})
-    if(NOT mpiexec_${mpi})
-        continue()
-    endif()
-    add_executable(mesh_cases-${mpi} tests/mesh/mesh_cases.c)
-    target_link_libraries(mesh_cases-${mpi} PRIVATE test-support moeblock-mpi-${mpi})
-    set_target_properties(mesh_cases-${mpi} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-    foreach(mesh 1x2 2x1 2x2)
-        string(REPLACE "x" "*" processes ${mesh})
-        math(EXPR processes "${processes}")
-        add_test(NAME mesh_${mpi}_${mesh} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
-            COMMAND ${mpiexec_${mpi}} -n ${processes} $<TARGET_FILE:mesh_cases-${mpi}> ${mesh})
-        set_tests_properties(mesh_${mpi}_${mesh} PROPERTIES
-            ENVIRONMENT "${mesh_environment}" LABELS "mesh;mpi" PROCESSORS 2 TIMEOUT 120)
-    endforeach()
-endforeach()
-
-# check_mesh is run by tests/mesh/simulate and tests/mesh/test_*.py on meshes of their choice.
-foreach(mpi ${moeblock_mpis})
-    add_executable(check_mesh-${mpi} tests/mesh/check_mesh.c)
-    target_link_libraries(check_mesh-${mpi} PRIVATE moeblock-internal moeblock-mpi-${mpi})
-    set_target_properties(check_mesh-${mpi} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-endforeach()
-if(moeblock_simulator)
-    add_library(check_mesh-simulated MODULE tests/mesh/check_mesh.c src/mesh/mpi/transport.c)
-    target_include_directories(check_mesh-simulated SYSTEM BEFORE PRIVATE ${smpi_include})
-    target_compile_options(check_mesh-simulated PRIVATE "SHELL:-include smpi_helpers.h")
-    target_link_libraries(check_mesh-simulated PRIVATE moeblock-internal PkgConfig::simgrid)
-    set_target_properties(check_mesh-simulated PROPERTIES PREFIX "" SUFFIX "" C_VISIBILITY_PRESET default
-        LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-endif()
+include(cmake/mesh_tests.cmake)

@@ -49,9 +49,8 @@ static float *slice(const float *from, int64_t hidden, int64_t t0, int64_t t1, i
     return out;
 }
 
-void rank_body(void *argument, moeblock_mesh *mesh)
+void rank_forward(const struct scenario *scenario, moeblock_mesh *mesh, const struct rank_objects *rank)
 {
-    const struct scenario *scenario = argument;
     const struct golden_case *golden = scenario->golden;
     int64_t t0 = 0, t1 = golden->tokens, h0 = 0, h1 = golden->hidden;
     const int ep = scenario->swapped ? mesh->columns : mesh->rows, tp = scenario->swapped ? mesh->rows : mesh->columns;
@@ -62,9 +61,6 @@ void rank_body(void *argument, moeblock_mesh *mesh)
     else
         mb_split(golden->tokens, ep, ep_index, &t0, &t1);
     if (scenario->sharded) mb_split(golden->hidden, tp, scenario->swapped ? mesh->row : mesh->column, &h0, &h1);
-    struct rank_objects rank;
-    rank_open(scenario, mesh, golden->tokens, &rank);
-
     float *x = slice(golden->x.data, golden->hidden, t0, t1, h0, h1);
     float *aux = golden->aux.data ? slice(golden->aux.data, golden->hidden, t0, t1, 0, golden->hidden) : NULL;
     float *want = slice(scenario->single->y, golden->hidden, t0, t1, h0, h1);
@@ -87,7 +83,7 @@ void rank_body(void *argument, moeblock_mesh *mesh)
     moeblock_forward_output out = {.struct_size = sizeof out, .y = in.x, .ids = ids, .router_state = state_out};
     out.y.data = y;
     moeblock_error error = {MOEBLOCK_OK, ""};
-    if (moeblock_block_forward(rank.block, rank.workspace, &in, &out, &error) != MOEBLOCK_OK)
+    if (moeblock_block_forward(rank->block, rank->workspace, &in, &out, &error) != MOEBLOCK_OK)
         fail_msg("%s on %d x %d: %s", golden->name, mesh->rows, mesh->columns, error.message);
     if (memcmp(y, want, (size_t)((t1 - t0) * (h1 - h0)) * sizeof *y))
         fail_msg("%s on %d x %d: rank %d,%d has other bytes than one process", golden->name, mesh->rows, mesh->columns,
@@ -102,5 +98,13 @@ void rank_body(void *argument, moeblock_mesh *mesh)
                             (size_t)((t1 - t0) * state) * sizeof *state_out);
     free(state_out);
     free(ids);
+}
+
+void rank_body(void *argument, moeblock_mesh *mesh)
+{
+    const struct scenario *scenario = argument;
+    struct rank_objects rank;
+    rank_open(scenario, mesh, scenario->golden->tokens, &rank);
+    rank_forward(scenario, mesh, &rank);
     rank_close(&rank);
 }

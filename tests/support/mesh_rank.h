@@ -31,7 +31,10 @@ struct rank_objects {
 void rank_open(const struct scenario *scenario, moeblock_mesh *mesh, int64_t tokens, struct rank_objects *out);
 void rank_close(struct rank_objects *rank);
 
-// Runs this rank's slice of the input and compares its part of y and ids. `argument` is a scenario.
+// Runs this rank's slice of the input and compares its part of y and ids.
+void rank_forward(const struct scenario *scenario, moeblock_mesh *mesh, const struct rank_objects *rank);
+
+// All three. `argument` is a scenario.
 void rank_body(void *argument, moeblock_mesh *mesh);
 
 #endif
