@@ -32,6 +32,7 @@ endfunction()
 
 foreach(mpi ${moeblock_mpis})
     moeblock_mesh_program(mesh_cases ${mpi} test-support)
+    moeblock_mesh_program(mesh_equivalence ${mpi} test-support)
     moeblock_mesh_program(check_mesh ${mpi} moeblock-internal) # run by tests/mesh/simulate and tests/mesh/test_*.py
     find_program(mpiexec_${mpi} NAMES mpiexec.${mpi})
     if(NOT mpiexec_${mpi})
@@ -39,6 +40,9 @@ foreach(mpi ${moeblock_mpis})
     endif()
     foreach(mesh ${meshes})
         moeblock_mesh_test(mesh_cases ${mpi} ${mesh})
+    endforeach()
+    foreach(mesh 1x1 1x2 2x1 2x2)
+        moeblock_mesh_test(mesh_equivalence ${mpi} ${mesh})
     endforeach()
 endforeach()
 
@@ -54,4 +58,5 @@ endfunction()
 
 if(moeblock_simulator)
     moeblock_simulated_program(check_mesh moeblock-internal)
+    moeblock_simulated_program(mesh_equivalence test-support)
 endif()

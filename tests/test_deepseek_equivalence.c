@@ -2,7 +2,6 @@
 // The original's equivalence test, in its four parts and under their names: the DeepSeek adapter understands the whole
 // configuration, detects sharding, takes the original's steps with the original's result, and maps every parameter.
 #include <inttypes.h>
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,9 +13,11 @@
 #include "cmocka.h"
 #include "config/schema.h"
 #include "config/tensors.h"
+#include "support/flow.h"
 #include "support/mesh_double.h"
-#include "support/original.h"
 #include "support/small_layer.h"
+
+enum { TOKENS = 11 };
 
 #define PUBLISHED "tests/hf/deepseek_v3.json" // the model's own config.json
 
@@ -203,311 +204,23 @@ static void other_widths_are_errors_with_both_widths(void **state)
 
 // --- Logic flow equivalence ------------------------------------------------------------------------------------------
 
-// One way to run the small layer on a mesh, and what came out of it on each device.
-enum { DEVICES_MAX = 4, TOKENS = 11 };
-struct flow {
-    const struct small_layer *weights;
-    const char *hf_config;
-    int rows, columns;
-    bool sharded, shared, parallel, adapter;
-    moeblock_mode mode;
-    int tokens[DEVICES_MAX]; // of each row
-    int width;               // of x and y on a device
-    float *x[DEVICES_MAX], *y[DEVICES_MAX];
-    int32_t ids[DEVICES_MAX][TOKENS * SMALL_K];
-    float route_weights[DEVICES_MAX][TOKENS * SMALL_K];
-    moeblock_error errors[DEVICES_MAX]; // reported by the main thread
-};
+static void device_body(void *argument, moeblock_mesh *mesh) { flow_run_device(argument, mesh); }
 
-static const char small_config[] =
-    "{\"model_type\": \"deepseek_v3\", \"hidden_size\": 32, \"moe_intermediate_size\": 12, \"n_routed_experts\": 16,"
-    " \"num_experts_per_tok\": 4, \"n_group\": 4, \"topk_group\": 2, \"n_shared_experts\": 2,"
-    " \"routed_scaling_factor\": 2.5, \"norm_topk_prob\": true, \"scoring_func\": \"sigmoid\","
-    " \"topk_method\": \"noaux_tc\", \"hidden_act\": \"silu\", \"intermediate_size\": 64, \"num_hidden_layers\": 5,"
-    " \"first_k_dense_replace\": 3, \"moe_layer_freq\": 1}";
-
-static moeblock_array device_array(const struct flow *flow, int device, float *data)
+static void run_flow(void *user, struct flow *flow)
 {
-    const int64_t tokens = flow->tokens[device / flow->columns];
-    return (moeblock_array){.dtype = MOEBLOCK_F32, .rank = 4, .dims = {1, 1, tokens, flow->width}, .data = data};
-}
-
-// As a user of the original would: adapter = DeepSeekMoEAdapter(hf_config, mesh, ccl); adapter.forward_mlp_prefill(x,
-// cfg)
-static moeblock_status run_adapter(struct flow *flow, moeblock_mesh *mesh, int device, moeblock_context *own)
-{
-    moeblock_adapter *adapter = NULL;
-    moeblock_error *why = &flow->errors[device];
-    moeblock_array x = device_array(flow, device, flow->x[device]), y = device_array(flow, device, flow->y[device]);
-    const moeblock_adapter_options cfg = {
-        .struct_size = sizeof cfg, .ids = flow->ids[device], .weights = flow->route_weights[device]};
-    moeblock_status status = moeblock_adapter_create(own, flow->hf_config, -1, mesh, NULL, &adapter, why);
-    if (status == MOEBLOCK_OK)
-        status = moeblock_adapter_load_weights(adapter, flow->weights->tensors, SMALL_TENSORS, why);
-    if (status == MOEBLOCK_OK)
-        status = flow->mode == MOEBLOCK_PREFILL ? moeblock_adapter_forward_mlp_prefill(adapter, &x, &cfg, &y, why)
-                                                : moeblock_adapter_forward_mlp_decode(adapter, &x, &cfg, &y, why);
-    moeblock_adapter_destroy(&adapter);
-    return status;
-}
-
-// The same by hand, which can also set what a config.json has no word for: parallel_with_moe.
-static moeblock_status run_block(struct flow *flow, moeblock_mesh *mesh, int device, moeblock_context *own)
-{
-    const char *const set[] = {flow->parallel ? "experts.shared.parallel_with_moe=true"
-                                              : "experts.shared.parallel_with_moe=false"};
-    const moeblock_config_options options = {.struct_size = sizeof options, .layer = -1, .set = set, .n_set = 1};
-    moeblock_config *config = NULL;
-    moeblock_block *block = NULL;
-    moeblock_workspace *workspace = NULL;
-    moeblock_error *why = &flow->errors[device];
-    const moeblock_forward_input in = {
-        .struct_size = sizeof in, .mode = flow->mode, .x = device_array(flow, device, flow->x[device])};
-    const moeblock_forward_output out = {.struct_size = sizeof out,
-                                         .y = device_array(flow, device, flow->y[device]),
-                                         .ids = flow->ids[device],
-                                         .weights = flow->route_weights[device]};
-    moeblock_status status =
-        moeblock_config_parse(own, flow->hf_config, strlen(flow->hf_config), "config.json", &options, &config, why);
-    if (status == MOEBLOCK_OK) status = moeblock_block_create(own, config, mesh, NULL, &block, why);
-    if (status == MOEBLOCK_OK) status = moeblock_block_load_weights(block, flow->weights->tensors, SMALL_TENSORS, why);
-    if (status == MOEBLOCK_OK) status = moeblock_workspace_create(block, TOKENS, NULL, 0, &workspace, why);
-    if (status == MOEBLOCK_OK) status = moeblock_block_forward(block, workspace, &in, &out, why);
-    moeblock_workspace_destroy(&workspace);
-    moeblock_block_destroy(&block);
-    moeblock_config_destroy(&config);
-    return status;
-}
-
-static void device_body(void *argument, moeblock_mesh *mesh)
-{
-    struct flow *flow = argument;
-    const int device = mesh->row * mesh->columns + mesh->column;
-    const moeblock_context_options one_thread = {.struct_size = sizeof one_thread, .threads = 1};
-    moeblock_context *own = NULL;
-    moeblock_status status = moeblock_context_create(&one_thread, &own, &flow->errors[device]);
-    if (status == MOEBLOCK_OK)
-        status = flow->adapter ? run_adapter(flow, mesh, device, own) : run_block(flow, mesh, device, own);
-    moeblock_context_destroy(&own);
-    flow->errors[device].code = status;
-}
-
-// Each device gets its columns of its row's tokens. Rows hold different numbers of them.
-static void spread_input(struct flow *flow, const float *all)
-{
-    int first = 0;
-    flow->width = flow->sharded ? SMALL_HIDDEN / flow->columns : SMALL_HIDDEN;
-    for (int row = 0; row < flow->rows; row++) {
-        const int tokens = TOKENS / flow->rows + (flow->rows > 1 ? (row ? -1 : 1) : 0);
-        flow->tokens[row] = tokens;
-        for (int column = 0; column < flow->columns; column++) {
-            const int device = row * flow->columns + column, h0 = flow->sharded ? column * flow->width : 0;
-            flow->x[device] = calloc((size_t)(tokens * flow->width), sizeof(float));
-            flow->y[device] = calloc((size_t)(tokens * flow->width), sizeof(float));
-            for (int t = 0; t < tokens; t++)
-                memcpy(flow->x[device] + t * flow->width, all + (first + t) * SMALL_HIDDEN + h0,
-                       (size_t)flow->width * sizeof(float));
-        }
-        first += tokens;
-    }
-    assert_true(first <= TOKENS);
-}
-
-static void free_flow(struct flow *flow)
-{
-    for (int device = 0; device < flow->rows * flow->columns; device++) {
-        free(flow->x[device]);
-        free(flow->y[device]);
-    }
-}
-
-static struct original_layer layer_of(const struct flow *flow)
-{
-    struct original_layer layer = flow->weights->math;
-    if (!flow->shared) layer.shared = 0;
-    return layer;
-}
-
-// The six steps on the whole mesh, in double.
-static void check_result(const struct flow *flow, const char *name)
-{
-    const struct original_layer layer = layer_of(flow);
-    const struct original_mesh mesh = {flow->rows, flow->columns, flow->tokens};
-    const int devices = flow->rows * flow->columns;
-    double *x[DEVICES_MAX], *y[DEVICES_MAX];
-    for (int d = 0; d < devices; d++) {
-        const int n = flow->tokens[d / flow->columns] * flow->width;
-        x[d] = calloc((size_t)n, sizeof *x[d]);
-        y[d] = calloc((size_t)n, sizeof *y[d]);
-        for (int i = 0; i < n; i++) x[d][i] = (double)flow->x[d][i];
-    }
-    original_forward_mlp_prefill(&layer, &mesh, flow->width, (const double *const *)x, y);
-    for (int d = 0; d < devices; d++) {
-        const double off = small_error(flow->y[d], y[d], flow->tokens[d / flow->columns] * flow->width);
-        if (!(off <= 1e-5)) fail_msg("%s: device %d is off by %.2e relative rms, allowed 1e-5", name, d, off);
-        free(x[d]);
-        free(y[d]);
-    }
-}
-
-// Row t of the input of a mesh row, as the gate sees it: gathered.
-static void gathered_row(const struct flow *flow, int row, int t, double *to)
-{
-    for (int column = 0; column < (flow->sharded ? flow->columns : 1); column++)
-        for (int i = 0; i < flow->width; i++)
-            to[column * flow->width + i] = (double)flow->x[row * flow->columns + column][t * flow->width + i];
-}
-
-// What the gate decides for each row of the mesh: how many rows and (row, expert) pairs it sends to others (a row once
-// to each owner of some of its experts), and how many pairs of its own and of others it computes. Rows own consecutive
-// runs of experts.
-struct traffic {
-    int sent[DEVICES_MAX], sent_pairs[DEVICES_MAX], own[DEVICES_MAX], others[DEVICES_MAX];
-};
-
-static void count_traffic(const struct flow *flow, struct traffic *out, const char *name)
-{
-    const struct original_layer layer = layer_of(flow);
-    const int per_row = SMALL_EXPERTS / flow->rows;
-    memset(out, 0, sizeof *out);
-    for (int row = 0; row < flow->rows; row++) {
-        for (int t = 0; t < flow->tokens[row]; t++) {
-            double x[SMALL_HIDDEN], weights[SMALL_K];
-            int ids[SMALL_K];
-            bool goes[DEVICES_MAX] = {false};
-            gathered_row(flow, row, t, x);
-            original_gate(&layer, x, ids, weights);
-            for (int j = 0; j < SMALL_K; j++) {
-                const int32_t id = flow->ids[row * flow->columns][t * SMALL_K + j];
-                if (id < 0 || id >= SMALL_EXPERTS) fail_msg("%s: id %d", name, (int)id);
-                const int owner = ids[j] / per_row;
-                out->own[row] += owner == row;
-                if (owner == row) continue;
-                out->sent[row] += !goes[owner];
-                out->sent_pairs[row]++;
-                out->others[owner]++;
-                goes[owner] = true;
-            }
-        }
-    }
-}
-
-// The block's ids and weights are the gate's, on every column alike; slots stand in descending weight.
-static void check_gate(const struct flow *flow, const char *name)
-{
-    const struct original_layer layer = layer_of(flow);
-    for (int d = 0; d < flow->rows * flow->columns; d++) {
-        for (int t = 0; t < flow->tokens[d / flow->columns]; t++) {
-            double x[SMALL_HIDDEN], weights[SMALL_K];
-            int ids[SMALL_K];
-            gathered_row(flow, d / flow->columns, t, x);
-            original_gate(&layer, x, ids, weights);
-            for (int j = 0; j < SMALL_K; j++) {
-                int at = 0;
-                while (at < SMALL_K && flow->ids[d][t * SMALL_K + at] != ids[j]) at++;
-                if (at == SMALL_K) fail_msg("%s: device %d token %d lacks expert %d", name, d, t, ids[j]);
-                if (!(fabs((double)flow->route_weights[d][t * SMALL_K + at] - weights[j]) <= 1e-5 * weights[j]))
-                    fail_msg("%s: device %d token %d has another weight for expert %d", name, d, t, ids[j]);
-            }
-        }
-    }
-}
-
-// The calls of a device in order, with the bytes it gives, written down from the steps. What is not the original's: its
-// columns summed outputs (step 6); here they exchange activations, so that every output has one owner and one order.
-static int expected_calls(const struct flow *flow, const struct traffic *traffic, int row, struct mesh_call *to)
-{
-    const size_t value = sizeof(float), columns = (size_t)flow->columns, tokens = (size_t)flow->tokens[row];
-    const size_t own_hidden = SMALL_HIDDEN / columns * value, own_inner = SMALL_INNER / columns * value;
-    const size_t own = (size_t)traffic->own[row], others = (size_t)traffic->others[row];
-    const size_t parcels =
-        (size_t)traffic->sent[row] * (SMALL_HIDDEN * value + 4) + (size_t)traffic->sent_pairs[row] * 8;
-    const size_t shared = tokens * (SMALL_SHARED / columns) * value;
-    const bool gathers = flow->columns > 1, travels = flow->rows > 1;
-    int n = 0;
-    for (int i = 0; i < 2 && (gathers || travels); i++)
-        to[n++] = (struct mesh_call){"agree", -1, 0}; // that the same block was made everywhere, and loaded
-    if (flow->adapter) to[n++] = (struct mesh_call){"agree", -1, 1}; // how long workspaces are
-    to[n++] = (struct mesh_call){"agree", -1, 4};                    // how long chunks are, and how many
-    // 2. all-gather of a sharded x
-    if (flow->sharded) to[n++] = (struct mesh_call){"all_gather", 1, tokens * own_hidden};
-    // 3. MoE: rows with ids and weights leave; activations of own rows, then of those that came; the outputs' way home
-    if (travels) to[n++] = (struct mesh_call){"all_to_all", 0, parcels};
-    if (gathers) to[n++] = (struct mesh_call){"all_gather", 1, own * own_inner};
-    // 4. SharedExpert, beside the routed experts on own rows or after all of them
-    if (gathers && flow->shared && flow->parallel) to[n++] = (struct mesh_call){"all_gather", 1, shared};
-    if (gathers && travels) to[n++] = (struct mesh_call){"all_gather", 1, others * own_inner};
-    if (travels) to[n++] = (struct mesh_call){"all_to_all", 0, others * own_hidden};
-    if (gathers && flow->shared && !flow->parallel) to[n++] = (struct mesh_call){"all_gather", 1, shared};
-    // 5. add: local. 6. reduce-scatter of what was gathered, else y becomes whole everywhere
-    if (gathers) to[n++] = (struct mesh_call){flow->sharded ? "reduce_scatter" : "all_gather", 1, tokens * own_hidden};
-    to[n++] = (struct mesh_call){"agree", -1, 0}; // that all went well
-    return n;
-}
-
-static void check_calls(const struct flow *flow, const struct mesh_double *mesh, const char *name)
-{
-    struct traffic traffic;
-    count_traffic(flow, &traffic, name);
-    for (int d = 0; d < flow->rows * flow->columns; d++) {
-        struct mesh_call expected[16];
-        const int row = d / flow->columns, n = expected_calls(flow, &traffic, row, expected);
-        int count;
-        const struct mesh_call *calls = mesh_double_calls(mesh, row, d % flow->columns, &count);
-        for (int i = 0; i < n && i < count; i++)
-            if (strcmp(calls[i].name, expected[i].name) || calls[i].axis != expected[i].axis ||
-                calls[i].bytes != expected[i].bytes)
-                fail_msg("%s: call %d of device %d is %s on axis %d with %zu bytes, expected %s on axis %d with %zu",
-                         name, i, d, calls[i].name, calls[i].axis, calls[i].bytes, expected[i].name, expected[i].axis,
-                         expected[i].bytes);
-        if (count != n) fail_msg("%s: device %d makes %d calls, expected %d", name, d, count, n);
-    }
-}
-
-static void run_flow(struct flow *flow, const float *x)
-{
-    char name[160];
-    snprintf(name, sizeof name, "%d x %d, %s x, shared expert %s%s, %s, %s", flow->rows, flow->columns,
-             flow->sharded ? "sharded" : "replicated", flow->shared ? "on" : "off",
-             flow->parallel ? "" : " after the routed ones", flow->mode == MOEBLOCK_PREFILL ? "prefill" : "decode",
-             flow->adapter ? "adapter" : "block");
-    char *config = small_patched(small_config, flow->shared ? "{}" : "{\"n_shared_experts\": 0}");
-    flow->hf_config = config;
-    spread_input(flow, x);
+    (void)user;
     struct mesh_double *mesh = mesh_double_create(flow->rows, flow->columns);
     mesh_double_run(mesh, device_body, flow);
-    for (int d = 0; d < flow->rows * flow->columns; d++)
-        if (flow->errors[d].code != MOEBLOCK_OK) fail_msg("%s: device %d: %s", name, d, flow->errors[d].message);
-    check_result(flow, name);
-    check_gate(flow, name);
-    check_calls(flow, mesh, name);
+    for (int d = 0; d < flow->rows * flow->columns; d++) {
+        int count;
+        const struct mesh_call *calls = mesh_double_calls(mesh, d / flow->columns, d % flow->columns, &count);
+        flow_check_device(flow, d, calls, count);
+    }
     mesh_double_destroy(mesh);
-    free(config);
 }
 
-// All ways to run the block on one shape.
-static void run_shape(int rows, int columns)
-{
-    struct small_layer layer;
-    float x[TOKENS * SMALL_HIDDEN];
-    small_layer_make(&layer, 3, 1);
-    small_random(x, TOKENS * SMALL_HIDDEN, 2);
-    for (int variant = 0; variant < 32; variant++) {
-        struct flow flow = {.weights = &layer,
-                            .rows = rows,
-                            .columns = columns,
-                            .sharded = variant & 1,
-                            .shared = variant & 2,
-                            .parallel = !(variant & 4),
-                            .mode = variant & 8 ? MOEBLOCK_DECODE : MOEBLOCK_PREFILL,
-                            .adapter = variant & 16};
-        if (flow.sharded && columns == 1) continue;   // H / 1 is H
-        if (flow.adapter && !flow.parallel) continue; // a config.json cannot ask for it
-        run_flow(&flow, x);
-        free_flow(&flow);
-    }
-    small_layer_free(&layer);
-}
+// Ranks are threads here; tests/mesh/mesh_equivalence.c does the same with processes, and on the original's 4 x 8.
+static void run_shape(int rows, int columns) { flow_run_all(&small_shape, rows, columns, TOKENS, run_flow, NULL); }
 
 static void one_device(void **state)
 {
@@ -629,10 +342,12 @@ static void each_checkpoint_name_has_its_role(void **state)
 
 static moeblock_block *small_block(void)
 {
-    moeblock_config *config = parse(small_config, NULL, 0);
+    char *text = flow_config(&small_shape);
+    moeblock_config *config = parse(text, NULL, 0);
     moeblock_block *block = NULL;
     assert_int_equal(moeblock_block_create(context, config, NULL, NULL, &block, &error), MOEBLOCK_OK);
     moeblock_config_destroy(&config);
+    free(text);
     return block;
 }
 

@@ -2,7 +2,6 @@
 """Inputs whose output on one process is known, and check_mesh on them: under a real MPI or in SimGrid's simulator."""
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -62,17 +61,17 @@ def processes(mesh):
     return rows * columns
 
 
-def program(mpi):
-    """The build of check_mesh for an MPI, None where there is none."""
-    path = os.path.join(BUILD, "tests", f"check_mesh-{mpi}")
+def program(mpi, name="check_mesh"):
+    """The build of a program of this folder for an MPI, None where there is none."""
+    path = os.path.join(BUILD, "tests", f"{name}-{mpi}")
     return path if os.path.exists(path) else None
 
 
-def run(command, timeout, extra=None):
-    """Runs a job; the text it printed, or an error with all that it said."""
+def run(command, timeout, extra=None, ends="same bytes, counters as predicted"):
+    """Runs a job; the text it printed, or an error with all that it said where `ends` is not in it."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
                           env={**environment(), **(extra or {})})
-    if done.returncode or not re.search(r"same bytes, counters as predicted", done.stdout):
+    if done.returncode or ends not in done.stdout:
         raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
 
@@ -92,7 +91,7 @@ PLATFORM = """<?xml version='1.0'?>
 """
 
 
-def simulate(mesh, inputs, names=("random", "skewed", "few"), timeout=600):
+def in_simulator(mesh, command, timeout, ends):
     """Real processes' data and code, simulated time: computing takes none of it."""
     switches = max(2, -(-processes(mesh) // 32))
     with tempfile.TemporaryDirectory(prefix="moeblock-test-") as folder:
@@ -101,7 +100,11 @@ def simulate(mesh, inputs, names=("random", "skewed", "few"), timeout=600):
             file.write(PLATFORM.format(last=32 * switches - 1, switches=switches))
         # The library has no mutable globals, so that ranks need no copies of it. Sends that SMPI detaches, which are the
         # short ones by default, stay in its lists and make it quadratic in their number.
-        command = ["smpirun", "-np", str(processes(mesh)), "-platform", platform, "--cfg=smpi/simulate-computation:no",
-                   "--cfg=smpi/privatization:no", "--cfg=smpi/send-is-detached-thresh:0", "--log=root.thresh:critical", program("simulated"),
-                   *inputs.arguments(mesh, names)]
-        return run(command, timeout)
+        smpirun = ["smpirun", "-np", str(processes(mesh)), "-platform", platform, "--cfg=smpi/simulate-computation:no",
+                   "--cfg=smpi/privatization:no", "--cfg=smpi/send-is-detached-thresh:0", "--log=root.thresh:critical"]
+        return run([*smpirun, *command], timeout, ends=ends)
+
+
+def simulate(mesh, inputs, names=("random", "skewed", "few"), timeout=600):
+    return in_simulator(mesh, [program("simulated"), *inputs.arguments(mesh, names)], timeout,
+                        "same bytes, counters as predicted")

@@ -17,6 +17,12 @@ class Simulator(unittest.TestCase):
                     for words in ("256 tokens, x replicated", "256 tokens, x sharded", "3 tokens, x sharded"):
                         self.assertIn(words, out)
 
+    def test_the_originals_flow(self):
+        """256 experts, 8 a token, 8 groups on its own 32 devices, x sharded and replicated, block and adapter."""
+        program = check.program("simulated", "mesh_equivalence")
+        out = check.in_simulator("4x8", [program, "4x8"], 300, "flows are the original's")
+        self.assertIn("4 x 8: 24 flows", out)
+
 
 if __name__ == "__main__":
     if not check.program("simulated"):

@@ -129,8 +129,8 @@ static void copy_columns(const double *source, int source_width, int source_at, 
                (size_t)n * sizeof *target);
 }
 
-static void forward_row(const struct original_layer *layer, const struct original_mesh *mesh, int row, int width,
-                        const double *const *x, double *const *y)
+void original_forward_row(const struct original_layer *layer, const struct original_mesh *mesh, int row, int width,
+                          const double *const *x, double *const *y)
 {
     const int columns = mesh->columns, tokens = mesh->tokens[row], hidden = layer->hidden;
     const bool sharded = columns > 1 && width == hidden / columns; // 1. x_dim == hidden_size / tp_size
@@ -155,5 +155,5 @@ static void forward_row(const struct original_layer *layer, const struct origina
 void original_forward_mlp_prefill(const struct original_layer *layer, const struct original_mesh *mesh, int width,
                                   const double *const *x, double *const *y)
 {
-    for (int row = 0; row < mesh->rows; row++) forward_row(layer, mesh, row, width, x, y);
+    for (int row = 0; row < mesh->rows; row++) original_forward_row(layer, mesh, row, width, x, y);
 }

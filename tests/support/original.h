@@ -31,5 +31,8 @@ void original_gate(const struct original_layer *layer, const double *x, int *ids
 // The six steps. y has x's shape and sharding. experts and hidden are multiples of the devices and the columns.
 void original_forward_mlp_prefill(const struct original_layer *layer, const struct original_mesh *mesh, int width,
                                   const double *const *x, double *const *y);
+// The same for one row of the mesh: rows meet at the experts only, which are all here.
+void original_forward_row(const struct original_layer *layer, const struct original_mesh *mesh, int row, int width,
+                          const double *const *x, double *const *y);
 
 #endif

@@ -16,6 +16,11 @@
 #include "cmocka.h"
 #include "weights/safetensors.h"
 
+const struct small_shape small_shape = {SMALL_HIDDEN,      SMALL_EXPERTS, SMALL_K,     SMALL_GROUPS,
+                                        SMALL_GROUPS_KEPT, SMALL_INNER,   SMALL_SHARED};
+const struct small_shape small_v3 = {
+    .hidden = 64, .experts = 256, .k = 8, .groups = 8, .groups_kept = 4, .inner = 16, .shared = 16};
+
 void small_random(float *to, int count, unsigned seed)
 {
     uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
@@ -39,6 +44,7 @@ double small_error(const float *a, const double *b, int count)
 static void add(struct small_layer *to, size_t *n, int layer, const char *name, int64_t rows, int64_t columns,
                 const float *data)
 {
+    assert_true(*n < to->count);
     snprintf(to->names[*n], sizeof to->names[*n], "model.layers.%d.mlp.%s", layer, name);
     to->tensors[*n] = (moeblock_tensor){.name = to->names[*n],
                                         .dtype = MOEBLOCK_F32,
@@ -52,6 +58,7 @@ static void add(struct small_layer *to, size_t *n, int layer, const char *name, 
 static void name_tensors(struct small_layer *to, int layer)
 {
     const struct original_layer *math = &to->math;
+    const int64_t hidden = math->hidden, inner = math->inner, shared = math->shared;
     const struct {
         const char *projection;
         const float *routed, *shared;
@@ -60,57 +67,68 @@ static void name_tensors(struct small_layer *to, int layer)
                  {"up_proj", math->w3, math->s3, false},
                  {"down_proj", math->w2, math->s2, true}};
     size_t n = 0;
-    add(to, &n, layer, "gate.weight", SMALL_EXPERTS, SMALL_HIDDEN, math->gate);
-    add(to, &n, layer, "gate.e_score_correction_bias", SMALL_EXPERTS, 0, math->bias);
+    add(to, &n, layer, "gate.weight", math->experts, hidden, math->gate);
+    add(to, &n, layer, "gate.e_score_correction_bias", math->experts, 0, math->bias);
     for (int p = 0; p < 3; p++) {
         char name[64];
-        for (int e = 0; e < SMALL_EXPERTS; e++) {
+        for (int e = 0; e < math->experts; e++) {
             snprintf(name, sizeof name, "experts.%d.%s.weight", e, parts[p].projection);
-            add(to, &n, layer, name, parts[p].to_hidden ? SMALL_HIDDEN : SMALL_INNER,
-                parts[p].to_hidden ? SMALL_INNER : SMALL_HIDDEN, parts[p].routed + e * SMALL_INNER * SMALL_HIDDEN);
+            add(to, &n, layer, name, parts[p].to_hidden ? hidden : inner, parts[p].to_hidden ? inner : hidden,
+                parts[p].routed + e * inner * hidden);
         }
         snprintf(name, sizeof name, "shared_experts.%s.weight", parts[p].projection);
-        add(to, &n, layer, name, parts[p].to_hidden ? SMALL_HIDDEN : SMALL_SHARED,
-            parts[p].to_hidden ? SMALL_SHARED : SMALL_HIDDEN, parts[p].shared);
+        add(to, &n, layer, name, parts[p].to_hidden ? hidden : shared, parts[p].to_hidden ? shared : hidden,
+            parts[p].shared);
     }
-    assert_int_equal(n, SMALL_TENSORS);
+    assert_int_equal(n, to->count);
 }
 
-void small_layer_make(struct small_layer *out, int layer, unsigned seed)
+void small_layer_make_as(struct small_layer *out, const struct small_shape *shape, int layer, unsigned seed)
 {
-    enum { ROUTED = SMALL_EXPERTS * SMALL_INNER * SMALL_HIDDEN, SHARED = SMALL_SHARED * SMALL_HIDDEN };
-    enum { GATE = SMALL_EXPERTS * SMALL_HIDDEN, ALL = GATE + SMALL_EXPERTS + 3 * ROUTED + 3 * SHARED };
-    out->memory = calloc(ALL, sizeof *out->memory);
-    assert_non_null(out->memory);
-    small_random(out->memory, ALL, seed);
-    const float *gate = out->memory, *bias = gate + GATE, *w = bias + SMALL_EXPERTS, *s = w + 3 * ROUTED;
-    for (float *value = out->memory; value < gate + ALL; value++) *value *= value < w ? 0.5f : 0.25f;
+    const int routed = shape->experts * shape->inner * shape->hidden, shared = shape->shared * shape->hidden;
+    const int gates = shape->experts * shape->hidden, all = gates + shape->experts + 3 * routed + 3 * shared;
+    out->count = 2 + 3 * (size_t)shape->experts + 3;
+    out->memory = calloc((size_t)all, sizeof *out->memory);
+    out->tensors = calloc(out->count, sizeof *out->tensors);
+    out->names = calloc(out->count, sizeof *out->names);
+    assert_true(out->memory && out->tensors && out->names);
+    assert_true(shape->hidden <= SMALL_HIDDEN_MAX && shape->k <= SMALL_K_MAX);
+    small_random(out->memory, all, seed);
+    const float *gate = out->memory, *bias = gate + gates, *w = bias + shape->experts, *s = w + 3 * routed;
+    for (float *value = out->memory; value < gate + all; value++) *value *= value < w ? 0.5f : 0.25f;
     out->math = (struct original_layer){
-        .hidden = SMALL_HIDDEN,
-        .experts = SMALL_EXPERTS,
-        .k = SMALL_K,
-        .n_group = SMALL_GROUPS,
-        .topk_group = SMALL_GROUPS_KEPT,
-        .inner = SMALL_INNER,
-        .shared = SMALL_SHARED,
+        .hidden = shape->hidden,
+        .experts = shape->experts,
+        .k = shape->k,
+        .n_group = shape->groups,
+        .topk_group = shape->groups_kept,
+        .inner = shape->inner,
+        .shared = shape->shared,
         .normalised = true,
         .scale = 2.5,
         .gate = gate,
         .bias = bias,
         .w1 = w,
-        .w3 = w + ROUTED,
-        .w2 = w + 2 * ROUTED,
+        .w3 = w + routed,
+        .w2 = w + 2 * (ptrdiff_t)routed,
         .s1 = s,
-        .s3 = s + SHARED,
-        .s2 = s + 2 * SHARED,
+        .s3 = s + shared,
+        .s2 = s + 2 * (ptrdiff_t)shared,
     };
     name_tensors(out, layer);
+}
+
+void small_layer_make(struct small_layer *out, int layer, unsigned seed)
+{
+    small_layer_make_as(out, &small_shape, layer, seed);
 }
 
 void small_layer_free(struct small_layer *layer)
 {
     free(layer->memory);
-    layer->memory = NULL;
+    free(layer->tensors);
+    free(layer->names);
+    *layer = (struct small_layer){.memory = NULL};
 }
 
 void small_layer_write(const struct small_layer *layers, int count, const char *path)

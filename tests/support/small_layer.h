@@ -7,6 +7,13 @@
 #include "moeblock/moeblock.h"
 #include "support/original.h"
 
+// Sizes of a layer; `shared` is the width of the shared expert.
+struct small_shape {
+    int hidden, experts, k, groups, groups_kept, inner, shared;
+};
+enum { SMALL_HIDDEN_MAX = 64, SMALL_K_MAX = 8 };
+
+// The usual one.
 enum {
     SMALL_HIDDEN = 32,
     SMALL_EXPERTS = 16,
@@ -17,18 +24,23 @@ enum {
     SMALL_SHARED = 24, // two shared experts of SMALL_INNER
     SMALL_TENSORS = 2 + 3 * SMALL_EXPERTS + 3
 };
+extern const struct small_shape small_shape;
+// DeepSeek-V3's router and counts of experts, narrow.
+extern const struct small_shape small_v3;
 
 struct small_layer {
     struct original_layer math;
     float *memory;
-    moeblock_tensor tensors[SMALL_TENSORS];
-    char names[SMALL_TENSORS][96];
+    moeblock_tensor *tensors; // [count]
+    size_t count;
+    char (*names)[96]; // [count]
 };
 
-// Names start with "model.layers.LAYER."; seeds differ in every weight. The object must not move.
+// Names start with "model.layers.LAYER."; seeds differ in every weight.
 void small_layer_make(struct small_layer *out, int layer, unsigned seed);
+void small_layer_make_as(struct small_layer *out, const struct small_shape *shape, int layer, unsigned seed);
 void small_layer_free(struct small_layer *layer);
-// The tensors of several layers as one safetensors file.
+// The tensors of several layers of the usual shape as one safetensors file.
 void small_layer_write(const struct small_layer *layers, int count, const char *path);
 
 // count values in [-1, 1], the same for the same seed.
