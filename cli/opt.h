@@ -37,7 +37,8 @@ struct cli_set {
 struct cli_args {
     const char *positional[CLI_POSITIONALS_MAX];
     const char *weights, *input, *output, *mode, *compute, *router_out, *compare, *aux, *token_ids, *token_types,
-        *seq_lens, *router_state, *router_state_out, *mesh, *mpi, *level, *format, *routing, *plot, *placement, *dtype;
+        *seq_lens, *router_state, *router_state_out, *mesh, *mpi, *deadline, *algorithm, *reproducible, *level, *format,
+        *routing, *plot, *placement, *dtype;
     int64_t layer; // -1: not given
     int64_t threads, show, seed, shard_bytes, token_count, repeat, copies, copy_bytes, memory;
     double alpha, beta, gflops, dram;

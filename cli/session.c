@@ -66,9 +66,20 @@ int cli_open_config(struct cli_session *session, const struct cli_args *args, co
     if (snprintf(path, CLI_PATH_MAX, "%s", config) >= CLI_PATH_MAX)
         return cli_fail(CLI_NO_INPUT, "the name of the configuration is longer than %d bytes", CLI_PATH_MAX);
 
-    const char *all[CLI_SET_MAX + 8];
+    // Options that stand for a key of the mesh.
+    const struct {
+        const char *key, *value;
+    } mesh[] = {{"deadline", args->deadline}, {"algorithm", args->algorithm}, {"reproducible", args->reproducible}};
+    enum { MESH_KEYS = sizeof mesh / sizeof *mesh };
+    char texts[MESH_KEYS][96];
+    const char *all[CLI_SET_MAX + 8 + MESH_KEYS];
     size_t count = 0;
     for (size_t i = 0; i < args->set.count; i++) all[count++] = args->set.text[i];
+    for (size_t i = 0; i < MESH_KEYS; i++) {
+        if (!mesh[i].value) continue;
+        snprintf(texts[i], sizeof texts[i], "mesh.%s=%.60s", mesh[i].key, mesh[i].value);
+        all[count++] = texts[i];
+    }
     for (size_t i = 0; i < n_set && count < sizeof all / sizeof *all; i++) all[count++] = set[i];
     const moeblock_config_options options = {
         .struct_size = sizeof options,

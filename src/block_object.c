@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "base/words.h"
 #include "block.h"
+#include "config/schema.h"
 
 enum { KINDS_LISTED = 16 }; // of the registered names, in a message
 
@@ -79,6 +80,8 @@ moeblock_status mb_block_fill(moeblock_block *block, const moeblock_config *conf
     if (!block->config) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a block: no memory");
     block->routed_width = config->latent_size ? config->latent_size : config->hidden_size;
     MB_TRY(mb_share_make(block->config, block->mesh, &block->share, error));
+    if (block->mesh && mb_config_origin(block->config, &block->config->deadline) > MB_FROM_DEFAULT)
+        block->mesh->deadline = block->config->deadline;
     MB_TRY(find_kinds(block, error));
     return mb_share_place(block, error);
 }

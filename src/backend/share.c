@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a rank owns. Whole experts are placed on the EP axis, output columns of every projection are split over the TP
 // axis, never k: no partial sum crosses ranks, so the mesh shape cannot change bits.
+#include <inttypes.h>
+
 #include "backend/backend.h"
 #include "base/status.h"
 
@@ -18,6 +20,12 @@ moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh
                        "placing the block on a %d x %d mesh: tensor_parallel.cluster_axis and "
                        "experts.distributed.dispatch_cluster_axis are both %d; they must be different axes",
                        mesh->rows, mesh->columns, tp_axis);
+    if (mesh && ((config->mesh_rows && config->mesh_rows != mesh->rows) ||
+                 (config->mesh_columns && config->mesh_columns != mesh->columns)))
+        return mb_fail(error, MOEBLOCK_INVALID_CONFIG,
+                       "placing the block on a %d x %d mesh: the configuration's mesh.rows and mesh.columns are "
+                       "%" PRId64 " and %" PRId64 " (0: any); leave them out, or make a mesh of that shape",
+                       mesh->rows, mesh->columns, config->mesh_rows, config->mesh_columns);
     *out = (struct mb_share){.tp = 1, .ep = 1, .tp_axis = tp_axis, .ep_axis = ep_axis};
     if (mesh && config->tp_enabled) {
         out->tp = mb_mesh_axis_size(mesh, tp_axis);

@@ -30,6 +30,9 @@ enum mb_mix { MB_MIX_SUM, MB_MIX_AVERAGE, MB_MIX_SUM_OVER_SQRT2, MB_MIX_SOFTMAX_
 enum mb_gate_up { MB_GATE_UP_SEPARATE, MB_GATE_UP_CONCATENATED, MB_GATE_UP_INTERLEAVED };
 enum mb_layout { MB_LAYOUT_PER_EXPERT, MB_LAYOUT_STACKED, MB_LAYOUT_FLATTENED };
 enum mb_placement { MB_PLACED_INTERNAL, MB_PLACED_NONE };
+// How rows travel over the expert-parallel axis, and what the result may depend on (mesh/algorithm.h).
+enum mb_algorithm { MB_ALLTOALL, MB_ALLGATHER, MB_TWOLEVEL, MB_ALGORITHM_AUTO };
+enum mb_reproducible { MB_REPRODUCIBLE_MESH, MB_REPRODUCIBLE_BATCH };
 enum mb_orientation { MB_OUTPUT_MAJOR, MB_INPUT_MAJOR };
 
 struct mb_router_config {
@@ -103,6 +106,10 @@ struct moeblock_config {
     bool ep_enabled;
     int64_t ep_axis;
 
+    int64_t mesh_rows, mesh_columns; // 0: the caller's
+    enum mb_algorithm algorithm;
+    double deadline; // seconds
+    enum mb_reproducible reproducible;
     char placement[1024]; // "contiguous", or the file of a placement table (mesh/placement.h)
 
     struct mb_router_config router;

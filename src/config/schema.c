@@ -27,7 +27,14 @@
     }
 #define ALSO(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-enum { WIDTH_MAX = 1 << 20, EXPERTS_MAX = 4096, LAYERS_MAX = 100000, TOKENS_MAX = 2147483647, TABLE_MAX = 1 << 24 };
+enum {
+    WIDTH_MAX = 1 << 20,
+    EXPERTS_MAX = 4096,
+    LAYERS_MAX = 100000,
+    TOKENS_MAX = 2147483647,
+    TABLE_MAX = 1 << 24,
+    MESH_SIDE_MAX = 65536
+};
 
 static const char *const input_names[] = {"hidden", "aux", NULL};
 static const char *const score_names[] = {"softmax", "sigmoid", "sqrt_softplus", "identity", NULL};
@@ -48,6 +55,8 @@ static const char *const layout_names[] = {"per_expert", "stacked", "flattened",
 static const char *const orientation_names[] = {"output_major", "input_major", NULL};
 static const char *const gate_up_names[] = {"separate", "concatenated", "interleaved", NULL};
 static const char *const placement_names[] = {"internal", "none", NULL};
+static const char *const algorithm_names[] = {"alltoall", "allgather", "twolevel", "auto", NULL};
+static const char *const reproducible_names[] = {"mesh", "batch", NULL};
 
 // When the printer shows a key: only where it can change anything.
 static bool is_kind(const struct mb_activation *activation, const char *name)
@@ -133,6 +142,20 @@ const struct mb_schema_row mb_schema[] = {
      .aliases = ALSO("expert_parallel.cluster_axis", "experts.distributed.dispatch_cluster_axis")},
     {FLAG("replicated_batch_mode", replicated_batch),
      .help = "Whether every row of the mesh holds the same tokens instead of its own."},
+    {INT("mesh.rows", mesh_rows, 0, MESH_SIDE_MAX), .fallback = "0",
+     .help = "Rows of the mesh; 0: as many as the caller or --mesh says."},
+    {INT("mesh.columns", mesh_columns, 0, MESH_SIDE_MAX), .fallback = "0",
+     .help = "Columns of the mesh; 0: as many as the caller or --mesh says."},
+    {ENUM("mesh.algorithm", algorithm, algorithm_names), .fallback = "\"alltoall\"",
+     .help = "How rows travel to their experts: alltoall (each once to a rank that needs it), twolevel (the same in two "
+             "stages of fewer messages, for a wide axis), allgather (all rows to all ranks), auto (the quicker of the "
+             "first two). Never changes bits with mesh.reproducible mesh."},
+    {NUMBER("mesh.deadline", deadline, 0.001, 1e9), .fallback = "60",
+     .help = "Seconds that a rank waits for another before all give up with an error."},
+    {ENUM("mesh.reproducible", reproducible, reproducible_names), .fallback = "\"mesh\"",
+     .help = "mesh: the same bits as one process, on any mesh. batch: experts' ranks sum what a row gets there and "
+             "return one row, which is fewer bytes; bits are the same for any batch and from run to run, but not those "
+             "of another mesh."},
     {TEXT("mesh.placement", placement, 1), .fallback = "\"contiguous\"",
      .help = "Which ranks of the expert-parallel axis hold each expert: contiguous runs, or the file of a table that "
              "`moeblock route --placement` wrote for this mesh. Never changes bits."},
