@@ -132,14 +132,30 @@ static struct lines new_lines(const moeblock_block *block)
     return lines;
 }
 
-moeblock_status mb_agree_created(const moeblock_block *block, moeblock_status mine, moeblock_error *error)
+// Ranks may be different machines. What they choose for themselves is what all of them can do: int16 compute for AUTO,
+// and for float32 compute a level whose sums have the same bits, unless something is loaded with another already.
+static moeblock_status agree_machine(moeblock_block *block, moeblock_error *error)
+{
+    moeblock_context *const context = block->context;
+    const bool floats = block->requested == MOEBLOCK_COMPUTE_F32;
+    int64_t no_int16_fused_apart[] = {!block->may_be_int16, floats && context->kernels->fused,
+                                      floats && !context->kernels->fused};
+    MB_TRY(mb_mesh_agree(block->mesh, no_int16_fused_apart, 3, MOEBLOCK_OK, error));
+    block->may_be_int16 = !no_int16_fused_apart[0];
+    const bool lowers = no_int16_fused_apart[1] && no_int16_fused_apart[2] && context->kernels->fused;
+    if (lowers && atomic_load(&context->loads) == 0) context->kernels = &mb_kernels_generic;
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_agree_created(moeblock_block *block, moeblock_status mine, moeblock_error *error)
 {
     if (!block->mesh || block->mesh->size == 1) return mine;
     struct lines lines = {NULL, 0, 0};
     if (mine == MOEBLOCK_OK && !(lines = new_lines(block)).text)
         mine = mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating a block: no memory");
     if (mine == MOEBLOCK_OK) describe_block(block, &lines);
-    return compare(block, "creating a block on a mesh", &lines, mine, error);
+    MB_TRY(compare(block, "creating a block on a mesh", &lines, mine, error));
+    return agree_machine(block, error);
 }
 
 moeblock_status mb_agree_loaded(const moeblock_block *block, moeblock_weights *weights, const struct mb_weight_set *set,

@@ -69,6 +69,7 @@ moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capaci
     moeblock_mesh *mesh = run->block->mesh;
     int64_t step = 1;
     MB_TRY(agree_passes(run, tokens, capacity, mine, &step, passes));
+    run->algorithm = run->block->config->algorithm;
     run->block->backend->begin(run);
     for (int64_t i = 0; i < *passes; i++) {
         run->first = mb_min(i * step, tokens);

@@ -27,7 +27,7 @@ moeblock_status mb_block_fill(moeblock_block *block, const moeblock_config *conf
 
 // agreement.c: ranks of a mesh compare what they made and loaded; `mine` is how this rank fared, and its text in
 // *error. All return the same. One process: `mine`.
-moeblock_status mb_agree_created(const moeblock_block *block, moeblock_status mine, moeblock_error *error);
+moeblock_status mb_agree_created(moeblock_block *block, moeblock_status mine, moeblock_error *error);
 moeblock_status mb_agree_loaded(const moeblock_block *block, moeblock_weights *weights, const struct mb_weight_set *set,
                                 moeblock_status mine, moeblock_error *error);
 

@@ -71,6 +71,7 @@ moeblock_block *mb_block_new(moeblock_context *context, moeblock_mesh *mesh, moe
     block->mesh = mesh;
     block->backend = &mb_backend_cpu;
     block->requested = compute;
+    block->may_be_int16 = mb_kernels_prefer_int16();
     return block;
 }
 

@@ -82,6 +82,8 @@ static void body(void *argument, moeblock_mesh *mesh)
     if (!status) status = moeblock_workspace_create(rank.block, TOKENS, NULL, 0, &rank.workspace, error);
     if (!status) mb_block_set_trace(rank.block, note_wait, &trial->waited_at[number]);
     const double started = mb_seconds();
+    // What goes before is not what is tried here, and takes its time on a busy machine.
+    mesh->deadline = trial->deadline;
     if (!status && number != trial->absent) status = call(trial, &rank, number, y, error);
     trial->seconds[number] = mb_seconds() - started;
     trial->dead[number] = mesh->dead;
@@ -98,7 +100,6 @@ static void body(void *argument, moeblock_mesh *mesh)
 static void run(struct trial *trial, mesh_tamper tamper, void *user)
 {
     struct mesh_double *mesh = mesh_double_create(trial->side, trial->side);
-    mesh_double_deadline(mesh, trial->deadline);
     mesh_double_tamper(mesh, tamper, user);
     mesh_double_run(mesh, body, trial);
     mesh_double_destroy(mesh);
@@ -190,7 +191,7 @@ static void a_rank_stays_away(void **state)
         struct trial trial = usual();
         trial.side = tries[i].side;
         trial.absent = tries[i].absent;
-        trial.deadline = 0.5;
+        trial.deadline = 1;
         run(&trial, NULL, NULL);
         snprintf(name, sizeof name, "for rank %d to", trial.absent);
         expect(&trial, trial.absent, MOEBLOCK_TIMEOUT, 1, name, "dead");

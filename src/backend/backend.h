@@ -54,6 +54,7 @@ struct moeblock_block {
     moeblock_mesh *mesh; // NULL: one process
     const struct mb_backend *backend;
     moeblock_compute requested;
+    bool may_be_int16; // AUTO, where all weights have integers: on a mesh when it is the best for every rank
     const struct mb_registered *router_kind, *routed_kind, *shared_kind; // NULL where there is none
     struct mb_share share;
     struct mb_placement_table placement; // EP ranks that hold each routed expert
@@ -93,11 +94,18 @@ struct mb_run {
     int64_t slots;          // (row, expert) pairs among them
     int64_t active_experts; // sums over the passes, for the statistics
     double router_seconds, experts_seconds;
+    enum mb_algorithm algorithm;    // of this pass; never AUTO
     struct mb_exchange *travelling; // dispatched rows on their way; NULL: none
     _Atomic int failed;             // the first failure's status
     int origin;                     // rank whose failure that is
     moeblock_error *error;          // its text when it is this rank's, never NULL
 };
+
+// Whether experts' ranks sum what a row gets there and return one row.
+static inline bool mb_sums_there(const moeblock_block *block)
+{
+    return block->share.ep > 1 && block->config->reproducible == MB_REPRODUCIBLE_BATCH;
+}
 
 static inline bool mb_run_failed(const struct mb_run *run)
 {

@@ -17,6 +17,8 @@ struct scenario {
     moeblock_mode mode;
     const char *const *set;
     size_t n_set;
+    double tolerance; // relative rms of a rank's part of y; 0: the same bytes
+    float *y;         // [tokens][hidden], where every rank lays its part; NULL: nowhere
 };
 
 // A rank's own context, block and workspace.

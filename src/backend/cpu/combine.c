@@ -11,6 +11,41 @@
 
 enum { COLUMNS = 1024 }; // of a widened piece on the stack
 
+// Where the sum of row `r` at hand lies on its way; -1: it asked nothing of this rank. Arrived rows lie in their order,
+// own rows where their first slot here has its place.
+static int64_t place_of_sum(const struct mb_run *run, int64_t r)
+{
+    const struct mb_buffers *b = mb_buffers_of(run);
+    const int own = run->block->share.ep_index;
+    if (b->outputs == b->out_slots) return r;
+    for (int64_t i = r * run->k; i < (r + 1) * run->k; i++)
+        if (b->return_place[i] >= 0 && mb_share_rank(run->block, b->ids[i]) == own)
+            return b->return_place[i] - b->place_begin[own];
+    return -1;
+}
+
+static moeblock_status round_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
+{
+    (void)worker, (void)error;
+    const struct mb_buffers *b = mb_buffers_of(run);
+    const int64_t own = run->block->share.d1 - run->block->share.d0;
+    const int64_t end = mb_min(run->arrived, (index + 1) * MB_TASK_TOKENS);
+    for (int64_t r = index * MB_TASK_TOKENS; r < end; r++) {
+        const int64_t place = place_of_sum(run, r);
+        if (place < 0) continue;
+        if (mb_output_bytes(run->set) == sizeof(uint16_t))
+            run->block->context->kernels->to_bf16((uint16_t *)b->outputs + place * own, b->sums + r * own, own);
+        else
+            memcpy((float *)b->outputs + place * own, b->sums + r * own, (size_t)own * sizeof(float));
+    }
+    return MOEBLOCK_OK;
+}
+
+moeblock_status mb_round_sums(struct mb_run *run)
+{
+    return mb_each(run, mb_ceil_div(run->arrived, MB_TASK_TOKENS), round_task);
+}
+
 // Outputs travel back between the same pairs of ranks, in the order in which the rows asked for them. Where all ranks
 // hold the same tokens each tells all others what its own experts gave.
 static moeblock_status return_outputs(struct mb_run *run)
@@ -24,11 +59,12 @@ static moeblock_status return_outputs(struct mb_run *run)
     const int64_t *place = b->place_begin;
     const char *out = b->out_slots;
     size_t given = 0;
+    if (mb_sums_there(block)) MB_TRY(mb_round_sums(run));
     for (int i = 0; i < share->ep; i++) {
         struct mb_peer *peer = &exchange->peers[i];
         if (i == share->ep_index) continue;
         peer->send = replicated ? (const char *)b->returned + (size_t)place[share->ep_index] * one : out;
-        peer->send_rows = replicated ? place[share->ep_index + 1] - place[share->ep_index] : b->received_pairs[i];
+        peer->send_rows = replicated ? place[share->ep_index + 1] - place[share->ep_index] : b->returns[i];
         peer->send_bytes = (size_t)peer->send_rows * one;
         peer->receive = (char *)b->returned + (size_t)place[i] * one;
         peer->capacity = (size_t)(place[i + 1] - place[i]) * one;
@@ -69,13 +105,32 @@ static void add_returned(struct mb_run *run, float *sum, int64_t place, float we
     }
 }
 
+// What each rank summed for a token, ranks ascending.
+static void add_sums(struct mb_run *run, int64_t t, float *sum)
+{
+    const struct mb_buffers *b = mb_buffers_of(run);
+    for (int before = -1, rank;; before = rank) {
+        int64_t place = -1;
+        rank = run->block->share.ep;
+        for (int64_t i = t * run->k; i < (t + 1) * run->k; i++) {
+            const int owner = b->return_place[i] < 0 ? -1 : mb_share_rank(run->block, b->ids[i]);
+            if (owner <= before || owner >= rank) continue;
+            rank = owner;
+            place = b->return_place[i];
+        }
+        if (place < 0) return;
+        add_returned(run, sum, place, 1.0f);
+    }
+}
+
 // A token's slots in ascending id; null experts have the largest ids and come last.
 static void sum_slots(struct mb_run *run, int64_t t, float *sum)
 {
     const moeblock_config *config = run->block->config;
     const struct mb_share *share = &run->block->share;
     const struct mb_buffers *b = mb_buffers_of(run);
-    const bool on_input = config->router.apply_weight == MB_APPLY_INPUT;
+    const bool on_input = config->router.apply_weight == MB_APPLY_INPUT, sums = mb_sums_there(run->block);
+    if (sums) add_sums(run, t, sum);
     for (int64_t j = 0; j < run->k; j++) {
         const int64_t slot = t * run->k + b->order[t * run->k + j];
         const int32_t id = b->ids[slot];
@@ -83,7 +138,7 @@ static void sum_slots(struct mb_run *run, int64_t t, float *sum)
             if (config->router.null_kind == MB_NULL_IDENTITY)
                 run->block->context->kernels->accumulate(sum, b->x + t * config->hidden_size + share->h0,
                                                          b->weights[slot], share->h1 - share->h0);
-        } else if (id >= 0 && share->ep > 1) {
+        } else if (id >= 0 && share->ep > 1 && !sums) {
             add_returned(run, sum, b->return_place[slot], on_input ? 1.0f : b->weights[slot]);
         }
     }

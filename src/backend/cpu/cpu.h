@@ -52,26 +52,27 @@ struct mb_buffers {
     // on their way home.
     char *send, *receive;
     size_t parcel_most;
-    int64_t *received_pairs;    // [ep]
+    int64_t *returns;           // [ep] rows that each rank gets back for what it sent
     void *out_slots, *returned; // outputs of arrived slots; of the slots of own tokens, by rank of the expert
     int64_t *place_begin;       // [ep + 1] first output of each rank in `returned`
     int64_t *return_place;      // [n][k] a slot's output in `returned`, -1: none
+    float *sums;                // MB_REPRODUCIBLE_BATCH: [rows at hand][own D] what each row gets here
     void *outputs;              // where the slots at hand deliver: `out_slots`, or this rank's part of `returned`
 
-    struct mb_choice *own_pairs;            // [n][min(k, owned)]
-    const char **arrived_row;               // [a] rows in elements of the routed width
-    const struct mb_choice **arrived_pairs; // [a] what each arrived row asks of this rank's experts
-    int32_t *arrived_count;                 // [a] how many
-    int64_t *expert_begin;                  // [e1 - e0 + 1] first slot of each expert of the range
-    int64_t slots_most;                     // s
-    struct mb_slot *slot;                   // [s]
-    const void **slot_row;                  // [s] input row of each slot
-    void *scaled;                           // [s] rows of D times weights, when weights go to the input
-    void *activation;                       // [s][I] elements
-    void *activation_part;                  // [s][own I]; tp > 1
-    void *activation_all;                   // gathered parts; tp > 1
-    void *activation_integers;              // [s] rows of I, INT16 only: elsewhere activations are rows
-    const void **activation_row;            // [s]
+    struct mb_choice *own_pairs;      // [n][min(k, owned)]
+    const char **arrived_row;         // [a] rows in elements of the routed width
+    struct mb_choice **arrived_pairs; // [a] what each arrived row asks of this rank's experts
+    int32_t *arrived_count;           // [a] how many
+    int64_t *expert_begin;            // [e1 - e0 + 1] first slot of each expert of the range
+    int64_t slots_most;               // s
+    struct mb_slot *slot;             // [s]
+    const void **slot_row;            // [s] input row of each slot
+    void *scaled;                     // [s] rows of D times weights, when weights go to the input
+    void *activation;                 // [s][I] elements
+    void *activation_part;            // [s][own I]; tp > 1
+    void *activation_all;             // gathered parts; tp > 1
+    void *activation_integers;        // [s] rows of I, INT16 only: elsewhere activations are rows
+    const void **activation_row;      // [s]
 
     const void **token_row;         // [n] rows of the shared expert
     void *shared_activation;        // [n][Is]
@@ -180,6 +181,9 @@ void mb_to_row(const struct mb_run *run, void *row, const float *from, int64_t n
 // work_list.c: the items of a phase; returns how many. Inner ones of the routed experts come first.
 int64_t mb_list_inner(struct mb_run *run, bool routed, bool shared, int64_t *routed_items);
 int64_t mb_list_outer(struct mb_run *run, bool routed, bool shared);
+
+// combine.c, where ranks sum (mb_sums_there): the sums of the rows at hand become what travels, at b->outputs.
+moeblock_status mb_round_sums(struct mb_run *run);
 
 void mb_run_trace(const struct mb_run *run, const char *what, int64_t a, int64_t b);
 

@@ -34,20 +34,34 @@ static void take_own_rows(struct mb_run *run)
     }
 }
 
-// Where each slot's output will lie when it is back: by rank of its expert, tokens and slots ascending.
+// Whether an earlier slot of the token goes to the same rank.
+static bool goes_there_before(const struct mb_run *run, int64_t token, int64_t slot, int owner)
+{
+    const struct mb_buffers *b = mb_buffers_of(run);
+    for (int64_t i = token * run->k; i < slot; i++)
+        if (mb_share_rank(run->block, b->ids[i]) == owner) return true;
+    return false;
+}
+
+// Where what comes back for each slot will lie: by rank of its expert, tokens and slots ascending. Ranks that sum
+// return one row for a token, which stands with its first slot there.
 static void place_returns(struct mb_run *run)
 {
     struct mb_buffers *b = mb_buffers_of(run);
     const int ep = run->block->share.ep;
+    const bool rows = mb_sums_there(run->block);
     memset(b->place_begin, 0, (size_t)(ep + 1) * sizeof *b->place_begin);
     for (int64_t i = 0; i < run->n * run->k; i++) {
         const int owner = mb_share_rank(run->block, b->ids[i]);
-        b->return_place[i] = owner < 0 ? -1 : b->place_begin[owner + 1]++;
+        const bool none = owner < 0 || (rows && goes_there_before(run, i / run->k, i, owner));
+        b->return_place[i] = none ? -1 : b->place_begin[owner + 1]++;
     }
     for (int i = 0; i < ep; i++) b->place_begin[i + 1] += b->place_begin[i];
     for (int64_t i = 0; i < run->n * run->k; i++)
         if (b->return_place[i] >= 0) b->return_place[i] += b->place_begin[mb_share_rank(run->block, b->ids[i])];
 }
+
+enum { ANY_RANK = -1 };
 
 // Pairs of token t for `rank`, written to `pairs` unless that is NULL; how many.
 static int32_t pairs_for(const struct mb_run *run, int64_t t, int rank, struct mb_choice *pairs)
@@ -55,7 +69,8 @@ static int32_t pairs_for(const struct mb_run *run, int64_t t, int rank, struct m
     const struct mb_buffers *b = mb_buffers_of(run);
     int32_t count = 0;
     for (int64_t j = t * run->k; j < (t + 1) * run->k; j++) {
-        if (mb_share_rank(run->block, b->ids[j]) != rank) continue;
+        const int owner = mb_share_rank(run->block, b->ids[j]);
+        if (owner < 0 || (rank != ANY_RANK && owner != rank)) continue;
         if (pairs) pairs[count] = (struct mb_choice){b->ids[j], b->weights[j]};
         count++;
     }
@@ -79,12 +94,16 @@ static size_t parcel_bytes(const struct mb_run *run, int64_t rows, int64_t pairs
     return mb_wire_parcel((uint64_t)rows, row_bytes(run), (uint64_t)pairs);
 }
 
+// The rows with pairs for `rank`, or for any.
 static void pack_parcel(struct mb_run *run, int rank, char *to, struct mb_peer *peer)
 {
-    struct mb_buffers *b = mb_buffers_of(run);
     const size_t row = row_bytes(run);
-    int64_t rows = 0;
-    for (int64_t t = 0; t < run->n; t++) rows += pairs_for(run, t, rank, NULL) > 0;
+    int64_t rows = 0, total = 0;
+    for (int64_t t = 0; t < run->n; t++) {
+        const int32_t pairs = pairs_for(run, t, rank, NULL);
+        rows += pairs > 0;
+        total += pairs;
+    }
     int32_t *count = (int32_t *)(void *)(to + counts_at(run, rows));
     struct mb_choice *pair = (struct mb_choice *)(void *)(count + rows);
     char *next = to;
@@ -96,13 +115,22 @@ static void pack_parcel(struct mb_run *run, int rank, char *to, struct mb_peer *
         *count++ = pairs;
         pair += pairs;
     }
-    const int64_t total = b->place_begin[rank + 1] - b->place_begin[rank];
     peer->send = to;
     peer->send_rows = rows;
     peer->send_bytes = rows ? parcel_bytes(run, rows, total) : 0;
-    struct mb_exchange *exchange = run->travelling;
+}
+
+// The least that could go to `rank` for this routing.
+static void note_bound(struct mb_run *run, const struct mb_exchange *exchange, int rank)
+{
+    uint64_t rows = 0, pairs = 0;
+    for (int64_t t = 0; t < run->n; t++) {
+        const int32_t there = pairs_for(run, t, rank, NULL);
+        rows += there > 0;
+        pairs += (uint64_t)there;
+    }
     moeblock_traffic *traffic = &exchange->mesh->traffic[exchange->axis][(int)exchange->step * exchange->count + rank];
-    traffic->bound_sent += mb_wire_bound((uint64_t)rows, row, (uint64_t)total);
+    traffic->bound_sent += mb_wire_bound(rows, row_bytes(run), pairs);
 }
 
 // Starts all rows on their way. A run that has failed sends headers alone.
@@ -111,21 +139,28 @@ static moeblock_status send_rows(struct mb_run *run)
     const moeblock_block *block = run->block;
     struct mb_buffers *b = mb_buffers_of(run);
     const int ep = block->share.ep;
-    const bool failed = mb_run_failed(run);
+    const bool packs = !mb_run_failed(run) && !block->config->replicated_batch;
+    const bool all = run->algorithm == MB_ALLGATHER;
     struct mb_exchange *exchange = mb_exchange_begin(block->mesh, block->share.ep_axis, MOEBLOCK_TRAFFIC_DISPATCH);
     run->travelling = exchange;
     char *to = b->send;
     size_t given = 0;
+    struct mb_peer whole = {.send = NULL};
+    if (packs && all) pack_parcel(run, ANY_RANK, to, &whole);
     for (int i = 0; i < ep; i++) {
         struct mb_peer *peer = &exchange->peers[i];
         if (i == block->share.ep_index) continue;
-        if (!failed && !block->config->replicated_batch) pack_parcel(run, i, to, peer);
-        to += mb_round_up(peer->send_bytes, 64);
+        if (packs && all)
+            *peer = whole;
+        else if (packs)
+            pack_parcel(run, i, to, peer);
+        if (packs) note_bound(run, exchange, i);
+        if (!all) to += mb_round_up(peer->send_bytes, 64);
         given += peer->send_bytes;
         peer->receive = b->receive + (size_t)i * b->parcel_most;
         peer->capacity = b->parcel_most;
     }
-    mb_run_trace_mesh(run, "all_to_all", block->share.ep_axis, given);
+    mb_run_trace_mesh(run, all ? "all_gather" : "all_to_all", block->share.ep_axis, given);
     return mb_run_start(run, exchange);
 }
 
@@ -148,22 +183,55 @@ static moeblock_status unpack_parcel(struct mb_run *run, int rank, const struct 
     if (rows == 0 && peer->received == 0) return MOEBLOCK_OK;
     if (rows < 0 || rows > run->workspace->tokens || peer->received < parcel_bytes(run, rows, 0))
         return bad_parcel(run, rank, peer);
-    const char *from = peer->receive;
+    char *from = peer->receive;
     const int32_t *count = (const int32_t *)(const void *)(from + counts_at(run, rows));
-    const struct mb_choice *pair = (const struct mb_choice *)(const void *)(count + rows);
+    struct mb_choice *pair = (struct mb_choice *)(void *)(from + counts_at(run, rows) + (size_t)rows * sizeof *count);
     const int64_t pairs = (int64_t)((peer->received - parcel_bytes(run, rows, 0)) / sizeof *pair);
     int64_t seen = 0;
     for (int64_t r = 0; r < rows; r++, run->arrived++) {
-        if (count[r] < 0 || count[r] > pairs - seen) return bad_parcel(run, rank, peer);
+        if (count[r] < 1 || count[r] > pairs - seen) return bad_parcel(run, rank, peer);
         b->arrived_row[run->arrived] = from + (size_t)r * row;
         b->arrived_pairs[run->arrived] = pair + seen;
         b->arrived_count[run->arrived] = count[r];
         seen += count[r];
     }
     bool fits = parcel_bytes(run, rows, pairs) == peer->received && seen == pairs;
-    for (int64_t i = 0; fits && i < pairs; i++) fits = mb_computed_here(run, pair[i].id);
-    b->received_pairs[rank] = pairs;
+    for (int64_t i = 0; fits && i < pairs; i++)
+        fits = mb_computed_here(run, pair[i].id) || run->algorithm == MB_ALLGATHER;
     return fits ? MOEBLOCK_OK : bad_parcel(run, rank, peer);
+}
+
+// Of rows that went to all ranks, those with experts that this rank computes for the rank they came from, from
+// arrived row `first` on.
+static void keep_own_pairs(struct mb_run *run, int rank, int64_t first)
+{
+    struct mb_buffers *b = mb_buffers_of(run);
+    const moeblock_block *block = run->block;
+    const int home = block->config->replicated_batch ? 0 : rank;
+    int64_t kept = first;
+    for (int64_t r = first; r < run->arrived; r++) {
+        struct mb_choice *pair = b->arrived_pairs[r];
+        int32_t count = 0;
+        for (int32_t i = 0; i < b->arrived_count[r]; i++) {
+            const int32_t id = pair[i].id;
+            if (mb_computed_here(run, id) && mb_placement_rank(&block->placement, id, home) == block->share.ep_index)
+                pair[count++] = pair[i];
+        }
+        if (!count) continue;
+        b->arrived_row[kept] = b->arrived_row[r];
+        b->arrived_pairs[kept] = pair;
+        b->arrived_count[kept++] = count;
+    }
+    run->arrived = kept;
+}
+
+// What the rows from `first` on will return: a row each where sums are made here, else a row for each pair.
+static int64_t returns_of(const struct mb_run *run, int64_t first)
+{
+    const struct mb_buffers *b = mb_buffers_of(run);
+    int64_t count = 0;
+    for (int64_t r = first; r < run->arrived; r++) count += mb_sums_there(run->block) ? 1 : b->arrived_count[r];
+    return count;
 }
 
 // Slots by expert, rows ascending within each.
@@ -220,9 +288,13 @@ moeblock_status mb_cpu_receive(struct mb_run *run)
 {
     struct mb_buffers *b = mb_buffers_of(run);
     struct mb_exchange *exchange = run->travelling;
-    run->arrived = run->slots = 0;
-    if (!exchange) return MOEBLOCK_OK;
+    if (!exchange) {
+        run->arrived = run->slots = 0;
+        return MOEBLOCK_OK;
+    }
     mb_run_trace(run, "wait", exchange->open, 0);
+    if (mb_sums_there(run->block) && !mb_run_failed(run)) MB_TRY(mb_round_sums(run));
+    run->arrived = run->slots = 0;
     const double asked = mb_seconds();
     run->travelling = NULL;
     MB_TRY(mb_run_finish(run, exchange));
@@ -230,8 +302,10 @@ moeblock_status mb_cpu_receive(struct mb_run *run)
     mesh->travel_seconds += exchange->ended - exchange->started;
     mesh->hidden_seconds += (exchange->ended < asked ? exchange->ended : asked) - exchange->started;
     for (int i = 0; i < exchange->count && !mb_run_failed(run); i++) {
-        b->received_pairs[i] = 0;
+        const int64_t first = run->arrived;
         if (i != exchange->index) MB_TRY(unpack_parcel(run, i, &exchange->peers[i]));
+        if (run->algorithm == MB_ALLGATHER && !mb_run_failed(run)) keep_own_pairs(run, i, first);
+        b->returns[i] = returns_of(run, first);
     }
     if (mb_run_failed(run)) run->arrived = 0;
     b->outputs = b->out_slots;

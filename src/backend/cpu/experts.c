@@ -136,6 +136,13 @@ static moeblock_status shared_integers_task(struct mb_run *run, int64_t index, i
     return MOEBLOCK_OK;
 }
 
+// Where outputs are summed at once: the tokens' sums, or on a mesh the sums of the rows at hand.
+static float *sums_of(const struct mb_run *run)
+{
+    const struct mb_buffers *b = mb_buffers_of(run);
+    return run->block->share.ep == 1 ? b->routed : b->sums;
+}
+
 // Adds a tile of one expert's outputs to the tokens' sums, or stores it for its way home.
 static void deliver(struct mb_run *run, int64_t s0, int64_t m, const float *tile, int64_t stride, int64_t c0,
                     int64_t c1)
@@ -147,8 +154,8 @@ static void deliver(struct mb_run *run, int64_t s0, int64_t m, const float *tile
     for (int64_t i = 0; i < m; i++) {
         const struct mb_slot *slot = b->slot + s0 + i;
         const float *out = tile + i * stride;
-        if (share->ep == 1) {
-            kernels->accumulate(b->routed + slot->row * own + at, out, slot->weight, n);
+        if (share->ep == 1 || mb_sums_there(run->block)) {
+            kernels->accumulate(sums_of(run) + slot->row * own + at, out, slot->weight, n);
         } else if (mb_output_bytes(run->set) == sizeof(uint16_t)) {
             kernels->to_bf16((uint16_t *)b->outputs + slot->home * own + at, out, n);
         } else {
@@ -189,8 +196,9 @@ static moeblock_status routed_columns(struct mb_run *run, int64_t c0, int64_t c1
     struct mb_buffers *b = mb_buffers_of(run);
     const struct mb_share *share = &run->block->share;
     const int64_t own = share->d1 - share->d0;
-    for (int64_t t = 0; share->ep == 1 && t < run->n; t++)
-        memset(b->routed + t * own + (c0 - share->d0), 0, (size_t)(c1 - c0) * sizeof(float));
+    const int64_t summed = share->ep == 1 ? run->n : mb_sums_there(run->block) ? run->arrived : 0;
+    for (int64_t t = 0; t < summed; t++)
+        memset(sums_of(run) + t * own + (c0 - share->d0), 0, (size_t)(c1 - c0) * sizeof(float));
     int64_t most = 1; // rows of any expert
     for (int64_t e = share->e0; e < share->e1; e++)
         most = mb_max(most, b->expert_begin[e - share->e0 + 1] - b->expert_begin[e - share->e0]);

@@ -12,12 +12,7 @@
 #include "config/preset.h"
 #include "config/tensors.h"
 
-// Whether AUTO may be int16: by a rule on the machine. Ranks of a mesh may be different machines.
-static bool may_be_int16(const moeblock_block *block)
-{
-    if ((block->mesh && block->mesh->size > 1) || block->config->second.count) return false;
-    return mb_kernels_prefer_int16();
-}
+static bool may_be_int16(const moeblock_block *block) { return block->may_be_int16 && !block->config->second.count; }
 
 // Whether AUTO is int16: where every linear map of the experts has integers, too.
 static bool prefers_int16(const moeblock_block *block, moeblock_weights *weights, int64_t layer)

@@ -70,14 +70,16 @@ static void take_exchange(struct cursor *c, struct mb_buffers *b, const moeblock
     const size_t output = mb_output_bytes(block->set);
     const size_t row = mb_row_bytes(block->set, block->routed_width) + sizeof(int32_t);
     const size_t sent = (size_t)(n * mb_min(k, ep - 1)) * row + (size_t)(n * k) * sizeof(struct mb_choice);
-    b->parcel_most =
-        mb_round_up((size_t)n * row + (size_t)mb_slots_most(block, n, k) * sizeof(struct mb_choice) + 64, 64);
+    // Rows that go to all ranks have all their pairs.
+    const int64_t pairs = block->config->algorithm == MB_ALLGATHER ? n * k : mb_slots_most(block, n, k);
+    b->parcel_most = mb_round_up((size_t)n * row + (size_t)pairs * sizeof(struct mb_choice) + 64, 64);
     b->send = take(c, (int64_t)sent + 128 * ep, 1);
     b->receive = take(c, ep, b->parcel_most);
-    b->received_pairs = take(c, ep, sizeof *b->received_pairs);
+    b->returns = take(c, ep, sizeof *b->returns);
     b->place_begin = take(c, ep + 1, sizeof *b->place_begin);
     b->out_slots = take(c, mb_slots_most(block, (ep - 1) * n, k) * own_columns, output);
     b->returned = take(c, n * k * own_columns, output);
+    b->sums = take(c, mb_sums_there(block) ? mb_max(1, ep - 1) * n * own_columns : 0, sizeof *b->sums);
     b->return_place = take(c, n * k, sizeof *b->return_place);
 }
 
