@@ -81,20 +81,35 @@ static moeblock_status fail_at(const struct source *source, const char *place, m
     return mb_fail(source->error, code, "%s:%d:%d: %s", source->name, position.line, position.column, what);
 }
 
-static moeblock_status blank_comments(const struct source *source, char *text, size_t bytes, moeblock_status invalid)
+// Python's json module writes infinity as this word, so that published files hold it. No key that counts can be
+// infinite: it becomes null, which says nothing.
+static size_t blank_infinity(char *text, const char *end)
+{
+    static const char word[] = "Infinity";
+    const size_t sign = *text == '-', length = sign + sizeof word - 1;
+    if ((size_t)(end - text) < length || memcmp(text + sign, word, sizeof word - 1) != 0) return 0;
+    memset(text, ' ', length);
+    memcpy(text, "null", 4);
+    return length;
+}
+
+static moeblock_status blank_extensions(const struct source *source, char *text, size_t bytes,
+                                        const struct mb_json_options *options)
 {
     struct cursor cursor = {text, text + bytes};
     while (cursor.at < cursor.end) {
+        char *const start = text + (cursor.at - text);
         if (*cursor.at == '"') {
             skip_string(&cursor);
-        } else if (at_comment(&cursor)) {
-            char *const start = text + (cursor.at - text);
-            if (!skip_comment(&cursor)) return fail_at(source, start, invalid, "this comment is not closed; add */");
+        } else if (options->comments && at_comment(&cursor)) {
+            if (!skip_comment(&cursor))
+                return fail_at(source, start, options->invalid, "this comment is not closed; add */");
             for (char *at = start; at < cursor.at; at++) {
                 if (*at != '\n') *at = ' ';
             }
         } else {
-            cursor.at++;
+            const size_t word = options->infinity ? blank_infinity(start, cursor.end) : 0;
+            cursor.at += word ? word : 1;
         }
     }
     return MOEBLOCK_OK;
@@ -159,9 +174,9 @@ static moeblock_status parse_strict(const struct source *source, size_t bytes, c
     return parse_checked(source, bytes, options->invalid, out);
 }
 
-// Blanks the comments in a copy and parses that.
-static moeblock_status parse_commented(const struct source *source, size_t bytes, const struct mb_json_options *options,
-                                       json_t **out)
+// Blanks what JSON has not in a copy and parses that.
+static moeblock_status parse_extended(const struct source *source, size_t bytes, const struct mb_json_options *options,
+                                      json_t **out)
 {
     char *copy = mb_alloc(&mb_default_allocator, bytes);
     if (!copy) {
@@ -170,7 +185,7 @@ static moeblock_status parse_commented(const struct source *source, size_t bytes
     }
     memcpy(copy, source->text, bytes);
     const struct source blanked = {copy, source->name, source->error};
-    moeblock_status status = blank_comments(&blanked, copy, bytes, options->invalid);
+    moeblock_status status = blank_extensions(&blanked, copy, bytes, options);
     if (status == MOEBLOCK_OK) status = parse_strict(&blanked, bytes, options, out);
     mb_free(&mb_default_allocator, copy);
     return status;
@@ -185,8 +200,8 @@ moeblock_status mb_json_parse(const char *text, size_t bytes, const char *name, 
         return mb_fail(error, MOEBLOCK_LIMIT, "%s: %zu bytes of JSON; at most %zu are allowed", name, bytes, most);
     }
     const struct source source = {text, name, error};
-    return options->comments ? parse_commented(&source, bytes, options, out)
-                             : parse_strict(&source, bytes, options, out);
+    return options->comments || options->infinity ? parse_extended(&source, bytes, options, out)
+                                                  : parse_strict(&source, bytes, options, out);
 }
 
 static void skip_space(struct cursor *cursor)

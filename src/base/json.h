@@ -11,12 +11,13 @@
 
 struct mb_json_options {
     bool comments;           // blank // and /* */ outside strings, keeping line numbers
+    bool infinity;           // Infinity and -Infinity, which Python writes, stand for null
     size_t max_bytes;        // LIMIT beyond; 0: 32 MiB
     int max_depth;           // LIMIT beyond; 0: 32
     moeblock_status invalid; // the status of malformed text: INVALID_CONFIG or INVALID_FILE
 };
 
-// Parses one object. Refuses duplicate keys, NaN and infinities, a byte-order mark, text after the object, NUL, bad
+// Parses one object. Refuses duplicate keys, NaN, a byte-order mark, text after the object, NUL, bad
 // UTF-8, strings above 64 KiB. `name` stands for the file in messages, which give line and column.
 // *out is owned by the caller (json_decref).
 moeblock_status mb_json_parse(const char *text, size_t bytes, const char *name, const struct mb_json_options *options,

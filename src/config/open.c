@@ -142,7 +142,7 @@ static moeblock_status describe(const moeblock_allocator *allocator, const struc
 static moeblock_status parse_json(const char *text, size_t bytes, const char *name, bool comments, json_t **out,
                                   moeblock_error *error)
 {
-    const struct mb_json_options options = {.comments = comments, .invalid = MOEBLOCK_INVALID_CONFIG};
+    const struct mb_json_options options = {.comments = comments, .infinity = true, .invalid = MOEBLOCK_INVALID_CONFIG};
     return mb_json_parse(text, bytes, name, &options, out, error);
 }
 

@@ -181,6 +181,25 @@ static void test_comments(void **state)
     json_decref(root);
 }
 
+// As Python writes it in published files; strict files have none.
+static void test_infinity(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"a\": [0.0, Infinity], \"b\": -Infinity, \"c\": \"Infinity\"}";
+    static const struct mb_json_options python = {.infinity = true, .invalid = MOEBLOCK_INVALID_CONFIG};
+    moeblock_error error;
+    json_t *root = NULL;
+    assert_int_equal(mb_json_parse(text, sizeof text - 1, "f", &python, &root, NULL), MOEBLOCK_OK);
+    assert_true(json_is_null(json_array_get(json_object_get(root, "a"), 1)));
+    assert_true(json_is_null(json_object_get(root, "b")));
+    assert_string_equal(json_string_value(json_object_get(root, "c")), "Infinity");
+    json_decref(root);
+    assert_int_equal(parse(text, sizeof text - 1, &strict, &error), MOEBLOCK_INVALID_FILE);
+    static const char cut[] = "{\"a\": Infinit}", nan[] = "{\"a\": NaN}";
+    assert_int_equal(parse(cut, sizeof cut - 1, &python, &error), MOEBLOCK_INVALID_CONFIG);
+    assert_int_equal(parse(nan, sizeof nan - 1, &python, &error), MOEBLOCK_INVALID_CONFIG);
+}
+
 static void test_comments_that_are_wrong(void **state)
 {
     (void)state;
@@ -276,6 +295,7 @@ int main(void)
         cmocka_unit_test(test_depth),
         cmocka_unit_test(test_string_and_text_limits),
         cmocka_unit_test(test_comments),
+        cmocka_unit_test(test_infinity),
         cmocka_unit_test(test_comments_that_are_wrong),
         cmocka_unit_test(test_lines),
         cmocka_unit_test(test_lines_of_broken_text),

@@ -248,6 +248,7 @@ static const struct mb_hf_need frequency_needs[] = {{MB_HF_ALWAYS, MB_HF_LAYER_F
 #define NORM_SAID (MB_HF_READS_NORM | MB_HF_NORM_IF_SAID)
 #define SCALE MB_HF_READS_SCALE
 #define WIDE MB_HF_GENERAL_IS_EXPERT
+#define BIASES MB_HF_READS_MLP_BIAS
 #define SIGMOID MB_HF_SIGMOID_SHARED
 #define NONE MB_HF_NO_SHARED
 #define COUNT MB_HF_SHARED_BY_COUNT
@@ -259,7 +260,7 @@ static const struct mb_hf_need frequency_needs[] = {{MB_HF_ALWAYS, MB_HF_LAYER_F
 
 const struct mb_hf_family mb_hf_families[] = {
     // The DeepSeek line
-    {"deepseek_v2", NULL, MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE, v2_needs},
+    {"deepseek_v2", NULL, MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE | BIASES, v2_needs},
     {"deepseek_v3", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, v3_needs},
     {"kimi_k2", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, v3_needs},
     {"deepseek_v32", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, v3_needs},
@@ -275,18 +276,18 @@ const struct mb_hf_family mb_hf_families[] = {
     {"axk2", NULL, MODEL, &moe_gate_filled, &plain, &mb_hf_deepseek, COUNT, ALL, v3_values, NORM | SCALE, scaled_count_needs},
     {"bailing_hybrid", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_expert_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, v3_needs},
     {"kimi_linear", NULL, MODEL, &moe_gate, &plain, &mb_hf_kimi_linear, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
-    {"nemotron_h", NULL, "backbone.layers.{layer}", &moe_gate, &ungated, &mb_hf_nemotron, WIDTH, MB_HF_BLOCK_LETTERS, v3_values, NORM | SCALE, nemotron_needs},
+    {"nemotron_h", NULL, "backbone.layers.{layer}", &moe_gate, &ungated, &mb_hf_nemotron, WIDTH, MB_HF_BLOCK_LETTERS, v3_values, NORM | SCALE | BIASES, nemotron_needs},
     {"mistral4", NULL, MODEL, &softmax_groups, &plain, &mb_hf_mistral4, COUNT, DENSE_FIRST, softmax_values, NORM | SCALE, scaled_count_needs},
     {"mistral_large4", "text_config", "layers.{layer}", &softmax_groups, &plain, &mb_hf_mistral_large4, COUNT, DENSE_FIRST, softmax_values, SCALE, scaled_count_needs},
-    {"unlimited_ocr", "text_config", MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE, v2_needs},
-    {"deepseek_v4", NULL, "layers.{layer}", &sqrt_softplus, &clamped_before, &mb_hf_deepseek_v4, COUNT, MB_HF_AFTER_HASH, v4_values, NORM | SCALE | MB_HF_STORES_V4, scaled_count_needs},
+    {"unlimited_ocr", "text_config", MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE | BIASES, v2_needs},
+    {"deepseek_v4", NULL, "layers.{layer}", &sqrt_softplus, &clamped_before, &mb_hf_deepseek_v4, COUNT, MB_HF_AFTER_HASH, v4_values, NORM | SCALE | BIASES | MB_HF_STORES_V4, scaled_count_needs},
     // Sigmoid with a selection bias, without groups
     {"afmoe", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_afmoe, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
-    {"hy_v3", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_hy_v3, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
+    {"hy_v3", NULL, MODEL, &sigmoid_biased_1e20, &plain, &mb_hf_hy_v3, COUNT, DENSE_FIRST, v3_values, NORM | SCALE | BIASES, scaled_count_needs},
     {"minimax_m2", NULL, MODEL, &sigmoid_biased, &plain, &mb_hf_mixtral, NONE, ALL, v3_values, WIDE, NULL},
     {"minimax_m3_vl", "text_config", WRAPPED, &sigmoid_scaled_output, &swiglu_oai, &mb_hf_minimax_m3, WIDTH, ALL, v3_values, SCALE | WIDE, scaled_width_needs},
-    {"step3p7", "text_config", MODEL, &sigmoid_scaled_output, &clamped_after, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, v3_values, SCALE, scaled_width_needs},
-    {"step3p5", NULL, MODEL, &sigmoid_scaled_output, &clamped_after, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, v3_values, SCALE, scaled_width_needs},
+    {"step3p7", "text_config", MODEL, &sigmoid_scaled_output, &clamped_after, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, v3_values, SCALE | BIASES, scaled_width_needs},
+    {"step3p5", NULL, MODEL, &sigmoid_scaled_output, &clamped_after, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, v3_values, SCALE | BIASES, scaled_width_needs},
     {"laguna", NULL, MODEL, &sigmoid_scaled_output, &plain, &mb_hf_laguna, WIDTH, ALL, v3_values, SCALE, scaled_width_needs},
     {"lfm2_moe", NULL, MODEL, &sigmoid_biased_1e6, &plain, &mb_hf_lfm2, NONE, DENSE_FIRST, v3_values, NORM | SCALE, NULL},
     // Softmax over all experts
@@ -316,13 +317,13 @@ const struct mb_hf_family mb_hf_families[] = {
     {"granitemoehybrid", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, WIDTH, ALL, NULL, WIDE, width_needs},
     {"granitemoe_swa", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite_swa, WIDTH, ALL, NULL, WIDE, width_needs},
     {"jetmoe", NULL, MODEL, &top_k_then_softmax, &bias_on_sum, &mb_hf_jetmoe, NONE, ALL, NULL, WIDE, NULL},
-    {"aria", "text_config", WRAPPED, &top_k_then_softmax, &plain, &mb_hf_aria, COUNT, ALL, NULL, WIDE, count_needs},
+    {"aria", "text_config", WRAPPED, &top_k_then_softmax, &plain, &mb_hf_aria, COUNT, ALL, NULL, WIDE | BIASES, count_needs},
     {"cohere2_moe", NULL, MODEL, &top_k_either, &plain, &mb_hf_deepseek, COUNT, ALL, cohere_values, NORM | WIDE, cohere_needs},
     {"llama4", "text_config", WRAPPED, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE, NULL},
     {"llama4_text", NULL, MODEL, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE, NULL},
     // Further ones of transformers up to 5.23 (moe-families 9)
     {"beam", NULL, MODEL, &moe_gate_scaled_output, &plain, &mb_hf_deepseek, NONE, DENSE_FIRST, v3_values, NORM | SCALE, scale_needs},
-    {"flint", NULL, MODEL, &sigmoid_plain, &plain, &mb_hf_qwen, WIDTH, ALL, v3_values, NORM, width_needs},
+    {"flint", NULL, MODEL, &sigmoid_plain, &plain, &mb_hf_qwen, WIDTH, STEPS, v3_values, NORM, width_needs},
     {"kolibri1", NULL, MODEL, &sigmoid_of_logits, &plain, &mb_hf_kolibri, WIDTH, ALL, v3_values, NORM_SAID, width_needs},
     {"muse_spark", "text_config", VISION_TEXT, &sigmoid_scaled_logits, &normed_inside, &mb_hf_muse, NONE, ALL, v3_values, SCALE | MB_HF_READS_LOGIT_SCALE, muse_needs},
     {"inkling", NULL, LLM, &joint, &plain, &mb_hf_inkling, NONE, ALL, v3_values, SCALE, joint_needs},
@@ -330,7 +331,8 @@ const struct mb_hf_family mb_hf_families[] = {
     {"hy_v4", NULL, MODEL, &moe_gate, &clamped_routed, &mb_hf_mistral4, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
     {"glm5_next", "text_config", VISION_TEXT, &moe_gate, &clamped_before, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
     {"dots3_note", "text_config", MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, dots_values, NORM | SCALE, note_needs},
-    {"deepseek_ocr2", "text_config", MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE, v2_needs},
+    {"dots3_note_vision_encoder", NULL, "vision_encoder.blocks.{layer}", &sigmoid_biased_1e20, &plain, &mb_hf_dots_vision, NONE, ALL, NULL, SCALE, scale_needs},
+    {"deepseek_ocr2", "text_config", MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE | BIASES, v2_needs},
     {"dbrx", NULL, "transformer.blocks.{layer}", &softmax_p_norm, &plain, &mb_hf_dbrx, NONE, ALL, NULL, 0, NULL},
     {"ernie4_5_vl_moe", "text_config", MODEL, &token_type, &plain, &mb_hf_ernie_vl, COUNT, MB_HF_BETWEEN, NULL, MB_HF_READS_SHARED_BIAS, count_needs},
     {"phimoe", NULL, MODEL, &sparsemixer, &plain, &mb_hf_mixtral, NONE, ALL, NULL, WIDE, mixer_needs},
@@ -338,7 +340,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"switch_transformers", NULL, "encoder.block.{layer}.layer.1", &switch_capacity, &one_choice, &mb_hf_switch, NONE, MB_HF_SPARSE_COUNT, NULL, WIDE | MB_HF_READS_ROUTER_BIAS, capacity_needs},
     {"nllb-moe", NULL, "model.encoder.layers.{layer}", &top_2_clamped, &two_choices, &mb_hf_nllb, NONE, MB_HF_ENCODER_STEPS, nllb_values, WIDE | MB_HF_READS_ROUTER_BIAS | MB_HF_READS_DROPOUT, nllb_needs},
     {"nllb_moe", NULL, "model.encoder.layers.{layer}", &top_2_clamped, &two_choices, &mb_hf_nllb, NONE, MB_HF_ENCODER_STEPS, nllb_values, WIDE | MB_HF_READS_ROUTER_BIAS | MB_HF_READS_DROPOUT, nllb_needs},
-    {"doge", NULL, MODEL, &product_keys, &rank_one, &mb_hf_doge, MB_HF_SHARED_GENERAL, MB_HF_WHEN_ENABLED, NULL, NORM_SAID, activation_needs},
+    {"doge", NULL, MODEL, &product_keys, &rank_one, &mb_hf_doge, MB_HF_SHARED_GENERAL, MB_HF_WHEN_ENABLED, NULL, NORM_SAID | BIASES, activation_needs},
     {"qwen3_omni_moe_talker", "text_config", "talker.model.layers.{layer}", &softmax_then_top_k, &plain, &mb_hf_qwen, WIDTH, STEPS, NULL, NORM | SIGMOID, width_needs},
     // Known from other engines only (moe-families 1.3 to 1.8)
     {"arctic", NULL, MODEL, &softmax_then_top_k, &residual_aux, &mb_hf_arctic, MB_HF_SHARED_HIDDEN, MB_HF_EVERY, NULL, WIDE, frequency_needs},
@@ -372,6 +374,12 @@ const struct mb_hf_alternative mb_hf_alternatives[] = {
     {"qwen4_exp", &mb_hf_qwen_stacked},
     {"granitemoe_swa", &mb_hf_granite},
     {NULL, NULL},
+};
+
+const struct mb_hf_tower mb_hf_towers[] = {
+    {"qwen3_omni_moe", "talker_config.text_config", "qwen3_omni_moe_talker"},
+    {"dots3_note", "vision_config", "dots3_note_vision_encoder"},
+    {NULL, NULL, NULL},
 };
 
 const struct mb_hf_refused mb_hf_refused_families[] = {

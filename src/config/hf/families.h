@@ -28,7 +28,8 @@ extern const struct mb_hf_storage mb_hf_deepseek, mb_hf_deepseek_expert_bias, mb
     mb_hf_mistral_large4, mb_hf_axk1, mb_hf_deepseek_v4, mb_hf_nemotron, mb_hf_gpt_oss, mb_hf_privacy_filter,
     mb_hf_llama4, mb_hf_aria, mb_hf_granite, mb_hf_granite_swa, mb_hf_jetmoe, mb_hf_step, mb_hf_gemma, mb_hf_kolibri,
     mb_hf_muse, mb_hf_inkling, mb_hf_dbrx, mb_hf_ernie_vl, mb_hf_zaya, mb_hf_switch, mb_hf_nllb, mb_hf_doge,
-    mb_hf_arctic, mb_hf_kimi_k3, mb_hf_klear, mb_hf_smallthinker, mb_hf_grove, mb_hf_grok2, mb_hf_nomic;
+    mb_hf_arctic, mb_hf_kimi_k3, mb_hf_klear, mb_hf_smallthinker, mb_hf_grove, mb_hf_grok2, mb_hf_nomic,
+    mb_hf_dots_vision;
 
 // The routed experts' computation, and how much of it the shared expert has in common.
 struct mb_hf_expert {
@@ -114,7 +115,8 @@ enum mb_hf_flag {
     MB_HF_STORES_MXFP4 = 1 << 7,      // published in MXFP4, in the gpt-oss form
     MB_HF_STORES_V4 = 1 << 8,         // published in the forms of DeepSeek-V4
     MB_HF_READS_LOGIT_SCALE = 1 << 9,
-    MB_HF_READS_DROPOUT = 1 << 10 // the routed sum is multiplied by 1 - moe_token_dropout
+    MB_HF_READS_DROPOUT = 1 << 10, // the routed sum is multiplied by 1 - moe_token_dropout
+    MB_HF_READS_MLP_BIAS = 1 << 11 // the flag that gives the shared expert and the latent projections biases
 };
 
 struct mb_hf_family {
@@ -141,6 +143,13 @@ struct mb_hf_alternative {
     const struct mb_hf_storage *storage;
 };
 extern const struct mb_hf_alternative mb_hf_alternatives[];
+
+// Further towers of a model type's files: the keys' object and the row that goes with it. The checkpoint tells when it
+// is meant: it has layers under that row's prefix and none under the model type's own. Ended by a NULL model type.
+struct mb_hf_tower {
+    const char *model_type, *scope, *row;
+};
+extern const struct mb_hf_tower mb_hf_towers[];
 
 // Model types that are known by name, with what they need beyond the pipeline. Ended by a NULL model type.
 struct mb_hf_refused {

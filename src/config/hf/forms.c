@@ -84,7 +84,7 @@ static const struct {
       "moe_statics.e_score_correction_bias", "gate.balancing_biases"}},
     {MB_ROLE_SHARED_GATE,
      {"shared_experts.gate_proj.weight", "shared_expert.gate_proj.weight", "shared_mlp.gate_proj.weight",
-      "share_expert.gate_proj.weight", "shared_experts.w1.weight"}},
+      "share_expert.gate_proj.weight", "shared_experts.w1.weight", "shared_experts.linear_gate.weight"}},
     {MB_ROLE_SHARED_UP,
      {"shared_experts.up_proj.weight", "shared_expert.up_proj.weight", "shared_mlp.up_proj.weight",
       "share_expert.up_proj.weight", "shared_experts.w3.weight"}},
@@ -247,6 +247,26 @@ static void take_storage(moeblock_config *config, const struct mb_hf_storage *st
             mb_hf_set_text(config, config->tensor[role], sizeof config->tensor[role], storage->pattern[role]);
 }
 
+// A bias is published beside its weight.
+static void name_biases(moeblock_config *config)
+{
+    static const enum mb_role biases[][2] = {{MB_ROLE_SHARED_GATE, MB_ROLE_SHARED_GATE_BIAS},
+                                             {MB_ROLE_SHARED_UP, MB_ROLE_SHARED_UP_BIAS},
+                                             {MB_ROLE_SHARED_DOWN, MB_ROLE_SHARED_DOWN_BIAS},
+                                             {MB_ROLE_LATENT_DOWN, MB_ROLE_LATENT_DOWN_BIAS},
+                                             {MB_ROLE_LATENT_UP, MB_ROLE_LATENT_UP_BIAS}};
+    for (size_t i = 0; i < sizeof biases / sizeof biases[0]; i++) {
+        enum { SIZE = sizeof config->tensor[0] };
+        const char *weight = config->tensor[biases[i][0]];
+        char pattern[SIZE];
+        if (!mb_role_wanted(config, biases[i][1])) continue;
+        size_t length = strlen(weight);
+        if (length > 7 && !strcmp(weight + length - 7, ".weight")) length -= 7;
+        snprintf(pattern, sizeof pattern, "%.*s.bias", (int)(length < SIZE - 6 ? length : SIZE - 6), weight);
+        mb_hf_set_text(config, config->tensor[biases[i][1]], SIZE, pattern);
+    }
+}
+
 moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struct mb_hf_input *input,
                                   moeblock_config *config)
 {
@@ -258,6 +278,7 @@ moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struc
     const struct mb_hf_storage *storage = choose_storage(source, weights, config);
     take_storage(config, storage);
     if (weights) settle(input, config, weights, source->layer);
+    name_biases(config);
     moeblock_weights_destroy(&weights);
     return map_format(source, input, config);
 }

@@ -15,7 +15,7 @@ static const char *const activations[][2] = {
     {"relu2", "relu2"},
 };
 
-static const struct mb_hf_family *find_family(const char *model_type)
+const struct mb_hf_family *mb_hf_find_family(const char *model_type)
 {
     for (const struct mb_hf_family *family = mb_hf_families; family->model_type; family++)
         if (!strcmp(family->model_type, model_type)) return family;
@@ -53,7 +53,7 @@ static const struct mb_hf_family *find_text_family(const char *model_type)
     const size_t length = strlen(model_type);
     if (length < 6 || length >= sizeof name || strcmp(model_type + length - 5, "_text")) return NULL;
     snprintf(name, sizeof name, "%.*s", (int)(length - 5), model_type);
-    return find_family(name);
+    return mb_hf_find_family(name);
 }
 
 // The text model's keys, where the root has none of them and the family's own object is not there.
@@ -76,8 +76,9 @@ static moeblock_status find_source(struct mb_hf_source *source)
     const char *type_text = json_string_value(type), *inner_text = json_string_value(inner_type);
     source->scope = source->root;
     // A wrapper of a text model that is known stands for that one.
-    const bool known = type_text && (find_family(type_text) || find_text_family(type_text));
-    if (!type || (type_text && !known && inner_text && (find_family(inner_text) || find_text_family(inner_text)))) {
+    const bool known = type_text && (mb_hf_find_family(type_text) || find_text_family(type_text));
+    if (!type ||
+        (type_text && !known && inner_text && (mb_hf_find_family(inner_text) || find_text_family(inner_text)))) {
         source->scope = inner;
         source->scope_name = "text_config";
         type = inner_type;
@@ -87,7 +88,7 @@ static moeblock_status find_source(struct mb_hf_source *source)
         return mb_hf_wrong(source, source->scope == source->root ? "model_type" : "text_config.model_type", type,
                            "the name of a model type such as \"deepseek_v3\"");
     source->model_type = json_string_value(type);
-    source->family = find_family(source->model_type);
+    source->family = mb_hf_find_family(source->model_type);
     if (!source->family) source->family = find_text_family(source->model_type);
     if (!source->family) return unknown_model(source);
     if (source->scope != source->root) return MOEBLOCK_OK;
@@ -219,13 +220,14 @@ static moeblock_status map_shared_width(const struct mb_hf_source *source, const
                    (long long)count, (long long)part, (long long)*width, mb_hf_spellings[MB_HF_SHARED_WIDTH].maximum);
 }
 
-static moeblock_status map_latent(const struct mb_hf_source *source, int64_t latent, moeblock_config *config)
+static moeblock_status map_latent(const struct mb_hf_source *source, int64_t latent, bool bias, moeblock_config *config)
 {
     const struct mb_hf_expert *expert = source->family->expert;
     bool out_norm = false;
     if (source->family->storage->pattern[MB_ROLE_LATENT_OUT_NORM])
         MB_TRY(mb_hf_flag(source, MB_HF_LATENT_NORM, &out_norm));
     SET(config, latent_size, latent);
+    SET(config, latent_bias, bias);
     SET(config, latent_in_norm, expert->latent_in_norm);
     SET(config, latent_out_norm, out_norm);
     SET(config, latent_norm_plus_one, expert->latent_in_norm); // (1 + w) where the norm is before the experts
@@ -260,7 +262,7 @@ static moeblock_status map_experts(const struct mb_hf_source *source, moeblock_c
     const struct mb_hf_expert *expert = source->family->expert;
     const char *activation;
     double limit = (double)expert->limit, alpha = (double)expert->alpha;
-    bool shared_bias = false;
+    bool shared_bias = false, mlp_bias = false;
     int64_t shared_width, latent = 0;
     MB_TRY(map_activation(source, &activation));
     const int kind = mb_activation_find(activation);
@@ -271,6 +273,7 @@ static moeblock_status map_experts(const struct mb_hf_source *source, moeblock_c
     double shared_limit = expert->shared_own_limit || expert->shared_unclamped ? 0 : limit;
     if (expert->shared_own_limit) MB_TRY(mb_hf_number(source, MB_HF_SHARED_LIMIT, &shared_limit));
     if (source->family->flags & MB_HF_READS_SHARED_BIAS) MB_TRY(mb_hf_flag(source, MB_HF_SHARED_BIAS, &shared_bias));
+    if (source->family->flags & MB_HF_READS_MLP_BIAS) MB_TRY(mb_hf_flag(source, MB_HF_MLP_BIAS, &mlp_bias));
     MB_TRY(map_shared_width(source, config, &shared_width));
     if (source->family->storage->pattern[MB_ROLE_LATENT_DOWN]) MB_TRY(mb_hf_int(source, MB_HF_LATENT, &latent));
 
@@ -284,12 +287,12 @@ static moeblock_status map_experts(const struct mb_hf_source *source, moeblock_c
         MB_TRY(mb_hf_number(source, MB_HF_RMS_EPS, &config->rms_norm_eps));
         SET(config, rms_norm_eps, config->rms_norm_eps);
     }
-    if (latent) MB_TRY(map_latent(source, latent, config));
+    if (latent) MB_TRY(map_latent(source, latent, mlp_bias, config));
     if (expert->post_norm) MB_TRY(map_post_norm(source, config));
     SET(config, shared_enabled, shared_width > 0);
     if (!config->shared_enabled) return MOEBLOCK_OK;
     SET(config, shared.intermediate_size, shared_width);
-    set_feed_forward(config, &config->shared, expert, kind, shared_limit, alpha, shared_bias);
+    set_feed_forward(config, &config->shared, expert, kind, shared_limit, alpha, shared_bias || mlp_bias);
     if (expert->shared_gated) SET(config, shared.gated, true);
     SET(config, shared_gate, source->family->flags & MB_HF_SIGMOID_SHARED ? MB_SHARED_SIGMOID : MB_SHARED_UNGATED);
     SET(config, shared_input, expert->shared_aux ? MB_INPUT_AUX : MB_INPUT_HIDDEN);
@@ -306,6 +309,7 @@ moeblock_status mb_hf_map(const struct mb_hf_input *input, moeblock_config *out,
     struct mb_hf_source source = {
         .root = input->root, .name = input->name, .layer = -1, .model_type = "", .error = error};
     MB_TRY(find_source(&source));
+    mb_hf_choose_tower(&source, input);
     MB_TRY(mb_hf_check_complete(&source));
     MB_TRY(map_sizes(&source, input->layer, out));
     MB_TRY(map_experts(&source, out));

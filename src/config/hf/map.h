@@ -21,6 +21,10 @@ moeblock_status mb_hf_map_router(const struct mb_hf_source *source, moeblock_con
 // Names, layout and number format: the family's, or those among the published ones that the checkpoint has.
 moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struct mb_hf_input *input,
                                   moeblock_config *config);
+// Moves to another tower of the model where the checkpoint has that one alone: towers.c.
+void mb_hf_choose_tower(struct mb_hf_source *source, const struct mb_hf_input *input);
+// The row of a model type; NULL: none.
+const struct mb_hf_family *mb_hf_find_family(const char *model_type);
 // Records which key gave each value, for `config --origins`.
 void mb_hf_note_keys(const struct mb_hf_source *source, moeblock_config *config);
 

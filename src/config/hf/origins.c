@@ -39,6 +39,8 @@ static const struct {
     {MB_HF_LATENT_NORM, "experts.latent.out_norm"},
     {MB_HF_SHARED_LIMIT, "experts.shared.limit"},
     {MB_HF_SHARED_BIAS, "experts.shared.bias"},
+    {MB_HF_MLP_BIAS, "experts.shared.bias"},
+    {MB_HF_MLP_BIAS, "experts.latent.bias"},
     {MB_HF_SHARED_MIX, "experts.shared.mix"},
     {MB_HF_SHARED_WIDTH, "experts.shared.intermediate_size"},
     {MB_HF_SHARED_COUNT, "experts.shared.intermediate_size"},
@@ -58,6 +60,8 @@ static bool reads(const struct mb_hf_family *family, enum mb_hf_meaning meaning)
         return family->flags & MB_HF_READS_ROUTER_BIAS;
     case MB_HF_SHARED_BIAS:
         return family->flags & MB_HF_READS_SHARED_BIAS;
+    case MB_HF_MLP_BIAS:
+        return family->flags & MB_HF_READS_MLP_BIAS;
     case MB_HF_LOGIT_SCALE:
         return family->flags & MB_HF_READS_LOGIT_SCALE;
     case MB_HF_SELECTION_BIAS:

@@ -32,14 +32,25 @@ bool mb_hf_said(const struct mb_hf_source *source, enum mb_hf_meaning meaning)
     return false;
 }
 
+// The layer's own keys, which go before those of all layers: {"per_layer_config": {"3": {"num_local_experts": 8}}}.
+static const json_t *of_layer(const struct mb_hf_source *source)
+{
+    char layer[24];
+    if (source->layer < 0) return NULL;
+    snprintf(layer, sizeof layer, "%lld", (long long)source->layer);
+    return mb_hf_at(mb_hf_at(source->scope, "per_layer_config"), layer);
+}
+
 const json_t *mb_hf_find(const struct mb_hf_source *source, enum mb_hf_meaning meaning, const char **key)
 {
     const char *const *keys = mb_hf_spellings[meaning].keys;
-    for (int i = 0; i < MB_HF_SPELLINGS_MAX && keys[i]; i++) {
-        const json_t *value = mb_hf_at(source->scope, keys[i]);
-        *key = keys[i];
-        if (value) return value;
-    }
+    const json_t *const objects[] = {of_layer(source), source->scope};
+    for (int o = 0; o < 2; o++)
+        for (int i = 0; objects[o] && i < MB_HF_SPELLINGS_MAX && keys[i]; i++) {
+            const json_t *value = mb_hf_at(objects[o], keys[i]);
+            *key = keys[i];
+            if (value) return value;
+        }
     *key = keys[0];
     return NULL;
 }

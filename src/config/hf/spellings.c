@@ -31,6 +31,7 @@ const struct mb_hf_spelling mb_hf_spellings[MB_HF_MEANINGS] = {
                             {"shared_expert_intermediate_size", "moe_shared_expert_intermediate_size",
                              "shared_intermediate_size", "share_expert_dim"}},
     [MB_HF_SHARED_BIAS] = {0, 0, {"use_bias"}},
+    [MB_HF_MLP_BIAS] = {0, 0, {"mlp_bias"}},
     [MB_HF_SHARED_MIX] = {0, 0, {"shared_expert_combination_strategy"}},
     [MB_HF_SCORE] =
         {0, 0, {"scoring_func", "score_function", "score_func", "moe_router_activation_func", "expert_selection_fn"}},

@@ -13,6 +13,7 @@ enum mb_hf_meaning {
     MB_HF_SHARED_COUNT,
     MB_HF_SHARED_WIDTH,
     MB_HF_SHARED_BIAS,
+    MB_HF_MLP_BIAS,
     MB_HF_SHARED_MIX,
     MB_HF_SCORE,
     MB_HF_TOPK_METHOD,

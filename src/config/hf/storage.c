@@ -52,10 +52,7 @@ const struct mb_hf_storage mb_hf_hunyuan = {
 };
 const struct mb_hf_storage mb_hf_ernie = {
     .pattern = {ROUTER("mlp.gate.weight"), SELECTION_BIAS("mlp.moe_statics.e_score_correction_bias"),
-                EXPERTS_BY_PROJ("mlp."),
-                SHARED_BY_PROJ("mlp.shared_experts"), [MB_ROLE_SHARED_GATE_BIAS] = "mlp.shared_experts.gate_proj.bias",
-                [MB_ROLE_SHARED_UP_BIAS] = "mlp.shared_experts.up_proj.bias",
-                [MB_ROLE_SHARED_DOWN_BIAS] = "mlp.shared_experts.down_proj.bias"},
+                EXPERTS_BY_PROJ("mlp."), SHARED_BY_PROJ("mlp.shared_experts")},
 };
 const struct mb_hf_storage mb_hf_longcat = {
     .pattern = {ROUTER("mlp.router.classifier.weight"), [MB_ROLE_ROUTER_BIAS] = "mlp.router.classifier.bias",
@@ -216,10 +213,7 @@ const struct mb_hf_storage mb_hf_ernie_vl = {
                 SELECTION_BIAS("mlp.moe_statics.e_score_correction_bias"),
                 EXPERTS_BY_PROJ("mlp."), [MB_ROLE_SECOND_GATE] = "mlp.experts.{expert}.gate_proj.weight",
                 [MB_ROLE_SECOND_UP] = "mlp.experts.{expert}.up_proj.weight",
-                [MB_ROLE_SECOND_DOWN] = "mlp.experts.{expert}.down_proj.weight",
-                SHARED_BY_PROJ("mlp.shared_experts"), [MB_ROLE_SHARED_GATE_BIAS] = "mlp.shared_experts.gate_proj.bias",
-                [MB_ROLE_SHARED_UP_BIAS] = "mlp.shared_experts.up_proj.bias",
-                [MB_ROLE_SHARED_DOWN_BIAS] = "mlp.shared_experts.down_proj.bias"},
+                [MB_ROLE_SECOND_DOWN] = "mlp.experts.{expert}.down_proj.weight", SHARED_BY_PROJ("mlp.shared_experts")},
 };
 const struct mb_hf_storage mb_hf_zaya = {
     STACKED_FUSED,
@@ -288,4 +282,9 @@ const struct mb_hf_storage mb_hf_nomic = {
     .down_input_major = true,
     .pattern =
         {ROUTER("mlp.router.layer.weight"), [MB_ROLE_UP] = "mlp.experts.mlp.w1", [MB_ROLE_DOWN] = "mlp.experts.mlp.w2"},
+};
+const struct mb_hf_storage mb_hf_dots_vision = {
+    .pattern = {ROUTER("mlp.gate_weight"),
+                SELECTION_BIAS("mlp.router_bias"), [MB_ROLE_GATE] = "mlp.experts.{expert}.fc1.weight",
+                [MB_ROLE_UP] = "mlp.experts.{expert}.fc3.weight", [MB_ROLE_DOWN] = "mlp.experts.{expert}.fc2.weight"},
 };
