@@ -49,11 +49,23 @@ static moeblock_status find_part(struct search *s, enum mb_part part, moeblock_t
                         error);
 }
 
+// One scale for gate and one for up, where one tensor holds both: [2] or [2, 1], of each expert where they are stacked.
+static bool scale_a_half(const struct search *s, const moeblock_tensor_info *scales)
+{
+    const bool stacked = mb_role_stacked(s->config, s->role);
+    const int64_t slots = stacked ? s->config->num_experts : 1;
+    int64_t values = 1;
+    for (int i = 0; i < scales->rank; i++) values *= scales->dims[i];
+    return info_of(s)->row_tile == MB_WHOLE && mb_role_joined(s->config, s->role) != MB_GATE_UP_SEPARATE &&
+           scales->rank > stacked && scales->dims[0] == (stacked ? slots : 2) && values == 2 * slots;
+}
+
 // Trailing dimensions of one do not matter where one scale serves a row or all: published as [], [1], [out], [out, 1].
 static moeblock_status check_part(const struct search *s, enum mb_part part, int64_t group,
                                   const moeblock_tensor_info *tensor, moeblock_error *error)
 {
     int64_t dims[MOEBLOCK_MAX_RANK];
+    if (part == MB_PART_SCALES && scale_a_half(s, tensor)) return MOEBLOCK_OK;
     const int rank = mb_role_dims(s->config, s->role, s->format, part, group, dims);
     const bool one = info_of(s)->column_tile == MB_WHOLE || info_of(s)->any_group;
     const bool loose = part == MB_PART_TOTAL || (part == MB_PART_SCALES && one);
@@ -223,7 +235,16 @@ static moeblock_status recognise(struct search *s, struct mb_matrix *out, moeblo
     return failed;
 }
 
-// `weights.format` speaks of the routed experts; the others may be stored otherwise.
+// Whether two rows differ in the names of their tensors alone.
+static bool alike(const struct mb_format_info *a, const struct mb_format_info *b)
+{
+    return a->packed == b->packed && a->row_tile == b->row_tile && a->column_tile == b->column_tile &&
+           a->order == b->order && a->divides == b->divides && !a->told && !b->told &&
+           !a->suffix[MB_PART_ZEROS] == !b->suffix[MB_PART_ZEROS] && !a->scale_suffix == !b->scale_suffix;
+}
+
+// `weights.format` speaks of the routed experts; the others may be stored otherwise. What a model's file announces goes
+// by its method, which does not tell under which of two names a scale is stored.
 static moeblock_status check_format(const moeblock_config *config, enum mb_role role, const struct mb_matrix *matrix,
                                     moeblock_error *error)
 {
@@ -231,6 +252,8 @@ static moeblock_status check_format(const moeblock_config *config, enum mb_role 
     const bool announced = config->given[mb_schema_row_of(config, config->format)] == MB_FROM_MODEL;
     if (mb_roles[role].owner != MB_OWNER_ROUTED || !strcmp(config->format, "auto") || !strcmp(config->format, found))
         return MOEBLOCK_OK;
+    const int asked = mb_format_find(config->format);
+    if (announced && asked >= 0 && alike(&mb_format_table[asked], &mb_format_table[matrix->format])) return MOEBLOCK_OK;
     return mb_fail(
         error, MOEBLOCK_INVALID_FILE,
         "tensor '%.300s' is stored as %s, weights.format expects %s%s; with --set weights.format=auto any one "
@@ -294,6 +317,7 @@ static moeblock_status place(const struct search *s, int part, struct mb_matrix 
     out->scale_row_stride = down ? 1 : groups;
     out->scale_column_stride = down ? stored_rows : 1;
     out->scale_offset = (uint64_t)(slot * mb_ceil_div(stored_rows, info->row_tile) * groups);
+    if (scale_a_half(s, &out->scales)) out->scale_offset = (uint64_t)(2 * slot + part);
     out->zero_offset = (uint64_t)(slot * mb_ceil_div(stored_rows, mb_format_word_codes(out->format)) * groups);
     return MOEBLOCK_OK;
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small random checkpoints under published names: tensors in float32 with values that are exact in it."""
+"""Small random checkpoints under published names: tensors in float32 with values that are exact in it, and raw codes."""
 import json
 import os
 import random
@@ -13,6 +13,17 @@ class Checkpoint:
         self.random = random.Random(seed)
         self.prefix = prefix
         self.tensors = {}
+        self.codes = {}
+
+    def raw(self, name, dtype, shape, data):
+        """A tensor of one-byte codes."""
+        self.codes[self.prefix + name] = (dtype, list(shape), data)
+
+    def floats(self, name, shape, values):
+        """Stores values, rounded to float32. -> the values as stored"""
+        rounded = list(struct.unpack(f"<{len(values)}f", struct.pack(f"<{len(values)}f", *values)))
+        self.store(name, shape, rounded)
+        return rounded
 
     def values(self, count, scale=1.0):
         return [round(self.random.gauss(0.0, scale) * 1024) / 1024 for _ in range(count)]
@@ -48,12 +59,17 @@ class Checkpoint:
         for name, (shape, flat) in self.tensors.items():
             header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + 4 * len(flat)]}
             at += 4 * len(flat)
+        for name, (dtype, shape, data) in self.codes.items():
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+            at += len(data)
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         with open(os.path.join(folder, "model.safetensors"), "wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
             for _, flat in self.tensors.values():
                 file.write(struct.pack(f"<{len(flat)}f", *flat))
+            for _, _, data in self.codes.values():
+                file.write(data)
 
 
 def flatten(matrix):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Families without a golden case: small random checkpoints under published names and keys, run through the command line
 and held against the formula in float64 (families.py)."""
+import json
 import os
 import sys
 
@@ -8,6 +9,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 import checkpoint as c  # noqa: E402
 import cli_support  # noqa: E402
 import families  # noqa: E402
+import variants  # noqa: E402
 from cli_support import CliTest, read_npy, relative_rms, write_npy  # noqa: E402
 
 ERROR = 1e-5  # relative, of outputs and weights, in float32
@@ -48,6 +50,17 @@ class Families(CliTest):
                     file.write(self.succeed("config", folder, "--layer", families.LAYER).stdout)
                 again = self.compute(self.path("own.json"), result, "--weights", folder)
                 self.assertEqual(y, again, f"{model_type}: the printed description")
+
+    def test_variants(self):
+        for seed, (name, prefix, build) in enumerate(variants.VARIANTS):
+            with self.subTest(name):
+                store = c.Checkpoint(100 + seed, prefix)
+                config, result = build(store)
+                folder = self.path(f"variant{seed}")
+                store.write(folder, config)
+                self.check(name, self.compute(folder, result, "--compute", "f32"), result)
+                checked = json.loads(self.succeed("validate", folder, "--layer", families.LAYER, "--json").stdout)
+                self.assertEqual([], checked["not_called_for"], name)
 
     def test_other_names(self):
         """A checkpoint under another published prefix, layout and name of the bias is found."""

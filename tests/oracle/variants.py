@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Variants of families beyond their golden cases, by flags and by what else a published folder may hold: a config.json,
+the tensors, and the layer's output by the formula (families.py)."""
+import checkpoint as c
+import families as fam
+import formulas as f
+from families import E, H, I, K, LAYERS, MODEL, V3_KEYS, keys, tokens, walk
+
+VARIANTS = []
+
+
+def variant(name, prefix=MODEL):
+    def register(function):
+        VARIANTS.append((name, prefix, function))
+        return function
+    return register
+
+
+def biased_glu(store, module, width):
+    """A dense gate, up, down with biases under `module`, as a function of a row."""
+    parts = [(store.matrix(f"{module}{name}.weight", *shape), store.vector(f"{module}{name}.bias", shape[0]))
+             for name, shape in zip(c.PROJ, ((width, H), (width, H), (H, width)))]
+
+    def run(row):
+        gate, up = (f.apply(matrix, row, bias) for matrix, bias in parts[:2])
+        return f.apply(parts[2][0], [f.silu(g) * u for g, u in zip(gate, up)], parts[2][1])
+    return run
+
+
+@variant("deepseek_v2 with mlp_bias")
+def v2_bias(store):
+    config = {**keys("deepseek_v2"), **V3_KEYS, "scoring_func": "softmax", "topk_method": "group_limited_greedy",
+              "n_group": 4, "topk_group": 2, "mlp_bias": True}
+    x, gate = tokens(store), store.matrix("mlp.gate.weight", E, H)
+    experts, wide = store.experts(E, I, H, c.by_proj("mlp.")), biased_glu(store, "mlp.shared_experts.", I)
+
+    def route(row, t):
+        scores = f.softmax(f.apply(gate, row))
+        ids = f.choose_limited(scores, K, 4, 2, max)
+        return ids, [2.5 * scores[i] for i in ids]
+
+    return config, walk(x, route, lambda row, ids, w, t: f.add(
+        f.weighted(ids, w, lambda e: f.glu(*experts[e], row)), wide(row)))
+
+
+@variant("doge with mlp_bias")
+def doge_bias(store):
+    config = keys("doge", num_experts=16, num_experts_per_tok=K, intermediate_size=28, is_moe=True, mlp_bias=True)
+    x, gate = tokens(store), store.matrix("mlp.router_gate.weight", 8, H)
+    down, up = store.matrix("mlp.down_embed.weight", 16, H), store.matrix("mlp.up_embed.weight", 16, H)
+    dense = biased_glu(store, "mlp.", 28)
+
+    def route(row, t):
+        logits = f.apply(gate, row)
+        sums = [a + b for a in logits[:4] for b in logits[4:]]
+        ids = f.top(sums, K)
+        return ids, f.softmax([sums[i] for i in ids])
+
+    return config, walk(x, route, lambda row, ids, w, t: f.add(f.weighted(
+        ids, w, lambda e: f.times(f.silu(f.apply([down[e]], row)[0]), up[e])), dense(row)))
+
+
+@variant("nemotron_h with mlp_bias and a latent", prefix=f"backbone.layers.{fam.LAYER}.")
+def nemotron_bias(store):
+    latent, width, relu2 = 16, 20, lambda v: f.relu(v) ** 2
+    config = {**keys("nemotron_h"), **V3_KEYS, "moe_shared_expert_intermediate_size": width, "moe_latent_size": latent,
+              "hybrid_override_pattern": "MEME", "mlp_hidden_act": "relu2", "mlp_bias": True,
+              "time_step_limit": [0.0, float("inf")]}  # as Python writes it
+    x, gate = tokens(store), store.matrix("mixer.gate.weight", E, H)
+    bias = store.vector("mixer.gate.e_score_correction_bias", E)
+    experts = [(store.matrix(f"mixer.experts.{e}.up_proj.weight", I, latent),
+                store.matrix(f"mixer.experts.{e}.down_proj.weight", latent, I)) for e in range(E)]
+
+    def linear(name, rows, columns):
+        return store.matrix(f"mixer.{name}.weight", rows, columns), store.vector(f"mixer.{name}.bias", rows)
+    to, back = linear("fc1_latent_proj", latent, H), linear("fc2_latent_proj", H, latent)
+    up, down = linear("shared_experts.up_proj", width, H), linear("shared_experts.down_proj", H, width)
+
+    def output(row, ids, weights, t):
+        narrow = f.apply(to[0], row, to[1])
+        total = f.weighted(ids, weights, lambda e: f.apply(experts[e][1], [relu2(u) for u in f.apply(experts[e][0], narrow)]))
+        wide = f.apply(down[0], [relu2(u) for u in f.apply(up[0], row, up[1])], down[1])
+        return f.add(f.apply(back[0], total, back[1]), wide)
+
+    return config, walk(x, lambda row, t: f.sigmoid_gate(f.apply(gate, row), bias, K, (2, 1), scale=2.5), output)
+
+
+@variant("hy_v4 with the shared gate under linear_gate")
+def hy_v4_names(store):
+    config, result = fam.hy_v4(store)
+    kept = store.tensors.pop(store.prefix + "mlp.shared_experts.gate_proj.weight")
+    store.store("mlp.shared_experts.linear_gate.weight", *kept)
+    return config, result
+
+
+@variant("qwen3_omni_moe, the talker alone", prefix=f"talker.model.layers.{fam.LAYER}.")
+def talker(store):
+    inner, result = fam.talker(store)
+    thinker = {**keys("qwen3_omni_moe_text"), **fam.QWEN_KEYS, "num_experts": 2 * E}
+    inner = {**inner, "model_type": "qwen3_omni_moe_talker_text"}
+    return {"model_type": "qwen3_omni_moe", "thinker_config": {"text_config": thinker},
+            "talker_config": {"text_config": inner}}, result
+
+
+@variant("dots3_note, the vision encoder", prefix=f"vision_encoder.blocks.{fam.LAYER}.")
+def vision(store):
+    text = {**keys("dots3_note_text"), **V3_KEYS, "shared_experts_intermediate_size": I}
+    inner = keys("dots3_note_vision_encoder", moe_intermediate_size=I, num_local_experts=64, num_experts_per_tok=K,
+                 router_scaling_factor=1.5, mlp_layer_types=["dense"] + ["sparse"] * (LAYERS - 1),
+                 per_layer_config={"1": {"num_local_experts": E}, "2": {"num_local_experts": 2 * E}})
+    x, gate, bias = tokens(store), store.matrix("mlp.gate_weight", E, H), store.vector("mlp.router_bias", E)
+    experts = store.experts(E, I, H, tuple("mlp.experts.{e}." + name + ".weight" for name in ("fc1", "fc3", "fc2")))
+    return {"model_type": "dots3_note", "text_config": text, "vision_config": inner}, walk(
+        x, lambda row, t: f.sigmoid_gate(f.apply(gate, row), bias, K, scale=1.5),
+        lambda row, ids, w, t: f.weighted(ids, w, lambda e: f.glu(*experts[e], row)))
+
+
+def e4m3(code):
+    sign, exponent, mantissa = -1.0 if code & 128 else 1.0, code >> 3 & 15, code & 7
+    return sign * (mantissa / 8 * 2.0 ** -6 if not exponent else (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+
+
+def fp8(store, name, rows, columns, parts):
+    """Stacked e4m3 codes with `parts` scales an expert. -> [E][rows][columns]"""
+    codes = [store.random.choice(range(0x30)) | store.random.choice((0, 128)) for _ in range(E * rows * columns)]
+    scales = [store.random.uniform(0.5, 1.5) / columns ** 0.5 for _ in range(E * parts)]
+    store.raw(name, "F8_E4M3", (E, rows, columns), bytes(codes))
+    scales = store.floats(name + "_scale_inv", (E, parts, 1), scales)
+    at = lambda e, r: (e * rows + r) * columns
+    return [[[e4m3(code) * scales[e * parts + r * parts // rows] for code in codes[at(e, r):at(e, r) + columns]]
+             for r in range(rows)] for e in range(E)]
+
+
+@variant("mistral4 in FP8 with a scale for gate and one for up")
+def mistral4_fp8(store):
+    config = {**keys("mistral4"), **V3_KEYS, "scoring_func": "softmax", "n_group": 1, "quantization_config": {
+        "quant_method": "fp8", "weight_block_size": None, "activation_scheme": "static"}}
+    x, gate = tokens(store), store.matrix("mlp.gate.weight", E, H)
+    joint = fp8(store, "mlp.experts.gate_up_proj", 2 * I, H, 2)
+    down = fp8(store, "mlp.experts.down_proj", H, I, 1)
+    wide = [store.matrix(f"mlp.shared_experts.{name}.weight", *shape)
+            for name, shape in zip(c.PROJ, ((I, H), (I, H), (H, I)))]
+
+    def route(row, t):
+        ids, weights = f.softmax_gate(f.apply(gate, row), K)
+        return ids, f.times(2.5, weights)
+
+    return config, walk(x, route, lambda row, ids, w, t: f.add(f.weighted(
+        ids, w, lambda e: f.glu(joint[e][:I], joint[e][I:], down[e], row)), f.glu(*wide, row)))
