@@ -94,7 +94,10 @@ int cli_ranks_open(struct cli_ranks *mesh, const struct cli_args *args)
     moeblock_error error = {MOEBLOCK_OK, ""};
     code = load(mesh, strcmp(args->mpi, "auto") ? args->mpi : by->mpi, &error);
     if (code) return code;
-    const moeblock_mesh_options options = {.struct_size = sizeof options, .rows = shape.rows, .columns = shape.columns};
+    moeblock_mesh_options options = {.struct_size = sizeof options, .rows = shape.rows, .columns = shape.columns};
+    // For the waits before the configuration is read, which checks the option.
+    const double deadline = args->deadline ? strtod(args->deadline, NULL) : 0;
+    if (deadline > 0 && deadline <= 1e9) options.deadline = deadline;
     if (moeblock_mesh_create(mesh->transport, &options, &mesh->mesh, &error) == MOEBLOCK_OK) return CLI_OK;
     return cli_fail_status(CLI_ABOUT_OPTIONS, &error);
 }
