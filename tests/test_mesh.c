@@ -200,6 +200,43 @@ static void no_tensor_parallelism(void **state)
     golden_close(&golden);
 }
 
+static void count_dispatched(void *argument, moeblock_mesh *mesh)
+{
+    const struct scenario *scenario = argument;
+    const struct golden_case *golden = scenario->golden;
+    struct rank_objects rank;
+    moeblock_traffic dispatched = {.struct_size = sizeof dispatched};
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    const size_t values = (size_t)(golden->tokens * golden->hidden);
+    float *y = calloc(values, sizeof *y);
+    rank_open(scenario, mesh, golden->tokens, &rank);
+    if (moeblock_forward(rank.block, rank.workspace, golden->x.data, golden->tokens, MOEBLOCK_PREFILL, y, &error))
+        fail_msg("%s", error.message);
+    assert_memory_equal(y, scenario->single->y, values * sizeof *y);
+    moeblock_mesh_get_traffic(mesh, MOEBLOCK_TRAFFIC_DISPATCH, 0, -1, &dispatched);
+    assert_int_equal(dispatched.rows_sent + dispatched.rows_received, 0);
+    free(y);
+    rank_close(&rank);
+}
+
+// All rows of the mesh hold the same tokens: each computes its own experts on them, and no row needs to travel.
+static void replicated_batch(void **state)
+{
+    (void)state;
+    static const char *const set[] = {"replicated_batch_mode=true"};
+    struct golden_case golden;
+    struct golden_run single;
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    golden_open("deepseek_v3-bf16", &golden);
+    assert_int_equal(golden_run(&golden, &(struct golden_settings){.level = NULL}, &single, &error), MOEBLOCK_OK);
+    struct mesh_double *mesh = mesh_double_create(3, 2);
+    struct scenario scenario = {.golden = &golden, .single = &single, .mode = MOEBLOCK_PREFILL, .set = set, .n_set = 1};
+    mesh_double_run(mesh, count_dispatched, &scenario);
+    mesh_double_destroy(mesh);
+    golden_run_free(&golden, &single);
+    golden_close(&golden);
+}
+
 static void axes_swapped(void **state)
 {
     (void)state;
@@ -272,7 +309,9 @@ static void tp_sharding_is_a_pure_function(void **state)
     assert_non_null(strstr(error.message, "64"));
     assert_non_null(strstr(error.message, "32"));
     assert_int_equal(moeblock_tp_sharding(10, 30, 3, 1, &sharding, NULL), MOEBLOCK_OK);
-    assert_int_equal(moeblock_tp_sharding(10, 31, 3, 1, &sharding, NULL), MOEBLOCK_INVALID_ARGUMENT);
+    assert_int_equal(moeblock_tp_sharding(10, 31, 3, 1, &sharding, &error), MOEBLOCK_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.message, "31"));
+    assert_non_null(strstr(error.message, "columns: 3"));
 }
 
 static void splits_cover_everything_once(void **state)
@@ -307,6 +346,7 @@ int main(void)
         cmocka_unit_test(shared_after_routed),
         cmocka_unit_test(no_expert_parallelism),
         cmocka_unit_test(no_tensor_parallelism),
+        cmocka_unit_test(replicated_batch),
         cmocka_unit_test(axes_swapped),
         cmocka_unit_test(equal_axes),
         cmocka_unit_test(copies_of_experts),
