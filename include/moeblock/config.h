@@ -4,6 +4,7 @@
 #define MOEBLOCK_CONFIG_H
 
 #include "moeblock/context.h"
+#include "moeblock/weights.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -56,6 +57,16 @@ MOEBLOCK_API void moeblock_config_get_shape(const moeblock_config *config, moebl
 // Value of one key as text, for example "router.config.n_group" -> "8". Same length rule as print; 0 with an empty
 // string when the key is unknown or has no value.
 MOEBLOCK_API size_t moeblock_config_value(const moeblock_config *config, const char *key, char *to, size_t capacity);
+
+// Decodes outputs [first, first + count) of one linear map to float32 rows [count, inputs]: a stored code times its
+// scale (docs/formats.md), whatever the number format, the layout and the order of the inputs. `projection` is its
+// name under weights.names: "gate", "up", "down", "router_weight", "shared_gate", "latent_up", ...; gate and up are
+// found in a fused tensor too. `expert` counts only for a routed expert's. `out` is the caller's. Thread-safe.
+// Errors: INVALID_ARGUMENT (no such name, the description has no such map, outputs that it has not), NOT_FOUND,
+// INVALID_FILE, UNSUPPORTED, IO, OUT_OF_MEMORY.
+MOEBLOCK_API moeblock_status moeblock_config_decode(const moeblock_config *config, moeblock_weights *weights,
+                                                    const char *projection, int64_t layer, int64_t expert,
+                                                    int64_t first, int64_t count, float *out, moeblock_error *error);
 
 #ifdef __cplusplus
 }

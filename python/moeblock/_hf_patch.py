@@ -144,7 +144,29 @@ def _interface_forward(module: Any, packed: PackedExperts, rows: Tensor, ids: Te
     return packed.forward(rows, ids, weights)
 
 
+def _aria_experts(module: Any) -> Experts:
+    silu = torch.nn.functional.silu
+    return _stacked(module.fc1.weight, module.fc2.weight, silu, transposed=True)
+
+
+def _aria_forward(module: Any, packed: PackedExperts, rows: Tensor, logits: Tensor) -> Tensor:
+    ids, weights = module.route_tokens_to_experts(logits)
+    return packed.forward(rows, ids, weights)
+
+
+def decorated(kind: Any) -> bool:
+    """Whether a module's class carries the decorator of the experts interface."""
+    return hasattr(kind, "_apply_gate") and hasattr(kind.forward, "__wrapped__")
+
+
+def row_of(kind: Any) -> Patch | None:
+    """What a module's class needs to be served outside the experts interface; None for all others. A class that had to
+    be patched in an older release may carry the decorator in a newer one."""
+    return None if decorated(kind) else PATCHES.get(kind.__name__)
+
+
 PATCHES: dict[str, Patch] = {
+    "AriaExperts": Patch(_aria_experts, _aria_forward, ("AriaGroupedExpertsGemm",)),
     "DbrxExperts": Patch(_dbrx_experts, _dbrx_forward, ("DbrxExpertGLU",)),
     "JetMoeMoE": Patch(_jetmoe_experts, _jetmoe_forward),
     "Llama4TextMoe": Patch(_llama4_experts, _llama4_forward, ("Llama4TextExperts",)),

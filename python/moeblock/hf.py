@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from ._hf_experts import Experts, PackedExperts, stacked_experts
-from ._hf_load import decorated, experts_of_layer, layer_of, load_without_experts
-from ._hf_patch import PATCHES
+from ._hf_load import experts_of_layer, layer_of, load_without_experts
+from ._hf_patch import decorated, row_of
 from ._openmp import torch_context
 from .context import Context
 from .errors import UnsupportedError, WrongStateError
@@ -121,7 +121,7 @@ def patch(model: torch.nn.Module) -> int:
     many. A module that cannot be served keeps its own, with one warning."""
     count = 0
     for module in model.modules():
-        row = PATCHES.get(type(module).__name__)
+        row = row_of(type(module))
         if row is None or "forward" in vars(module):
             continue
         packed = _of(module, row.experts)
@@ -137,9 +137,9 @@ def from_pretrained(path: str | os.PathLike[str], *, context: Context | None = N
     never expanded; everything else as transformers' own from_pretrained(path, **options) loads it."""
     register()
     chosen = context or torch_context(torch.get_num_threads())
-    model = load_without_experts(path, options)
+    model = load_without_experts(path, options, chosen)
     for name, module in model.named_modules():
-        row = PATCHES.get(type(module).__name__)
+        row = row_of(type(module))
         served = row.holders if row else decorated(type(module))
         if served:
             find = row.experts if row else stacked_experts

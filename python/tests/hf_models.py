@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 # What nearly every configuration calls its sizes. A key that a family does not have is ignored by it.
@@ -41,11 +42,20 @@ MLA: dict[str, Any] = {
     "topk_group": 1,
 }
 
-# Families served through the experts interface, with what they need beyond SIZES.
-SWAPPABLE: dict[str, dict[str, Any]] = {
+# Model types with what they need beyond SIZES.
+FAMILIES: dict[str, dict[str, Any]] = {
     "afmoe": {},
+    "aria_text": {"moe_num_experts": 8, "moe_topk": 2, "moe_num_shared_experts": 1},
     "axk1": {**MLA, "q_lora_rank": 16},
     "cohere2_moe": {},
+    "dbrx": {
+        "d_model": 64,
+        "n_heads": 4,
+        "n_layers": 2,
+        "max_seq_len": 128,
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 8, "moe_top_k": 2},
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+    },
     "deepseek_v2": MLA,
     "deepseek_v3": MLA,
     "dots1": {"n_shared_experts": 1, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
@@ -66,8 +76,19 @@ SWAPPABLE: dict[str, dict[str, Any]] = {
         "mamba_dt_rank": 8,
         "use_mamba_kernels": False,
     },
+    "jetmoe": {"kv_channels": 16},
     "laguna": {},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "full_attention"], "num_dense_layers": 1},
+    "llama4_text": {"intermediate_size_mlp": 80, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1},
+    "longcat_flash": {
+        **MLA,
+        "q_lora_rank": 16,
+        "num_layers": 2,
+        "expert_ffn_hidden_size": 48,
+        "ffn_hidden_size": 80,
+        "moe_topk": 2,
+        "zero_expert_num": 4,
+    },
     "mimo_v2_flash": {},
     "minimax": {},
     "minimax_m2": {},
@@ -84,41 +105,55 @@ SWAPPABLE: dict[str, dict[str, Any]] = {
         "layer_types": ["linear_attention", "full_attention", "full_attention"],
     },
     "solar_open": {"n_group": 1, "topk_group": 1},
-}
-
-# Families that need moeblock.hf.patch.
-PATCHED: dict[str, dict[str, Any]] = {
-    "dbrx": {
+    "step3p7": {
+        "text_config": {**SIZES, "n_routed_experts": 8, "share_expert_dim": 32, "mlp_layer_types": ["dense"] + 2 * ["sparse"],
+                        "layer_types": 3 * ["full_attention"], "swiglu_limits": [None, 0.5, None]},
+        "vision_config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    },
+    "switch_transformers": {
         "d_model": 64,
-        "n_heads": 4,
-        "n_layers": 2,
-        "max_seq_len": 128,
-        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 8, "moe_top_k": 2},
-        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
-    },
-    "jetmoe": {"kv_channels": 16},
-    "llama4_text": {"intermediate_size_mlp": 80, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1},
-    "longcat_flash": {
-        **MLA,
-        "q_lora_rank": 16,
+        "d_kv": 16,
+        "d_ff": 80,
         "num_layers": 2,
-        "expert_ffn_hidden_size": 48,
-        "ffn_hidden_size": 80,
-        "moe_topk": 2,
-        "zero_expert_num": 4,
+        "num_heads": 4,
+        "num_sparse_encoder_layers": 1,
+        "num_sparse_decoder_layers": 1,
+        "expert_capacity": 4,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
     },
 }
 
+# Served by moeblock.hf.patch; aria only by releases without the decorator on it.
+PATCHED = {"aria_text", "dbrx", "jetmoe", "llama4_text", "longcat_flash", "step3p7", "switch_transformers"}
+# Model types, and decorators on their experts, that the oldest release which is tested (5.7) does not have yet.
+NEWER = {"axk1", "cohere2_moe", "granitemoe", "granitemoeshared", "mimo_v2_flash", "step3p7"}
 
-def config_of(family: str, own: dict[str, Any]) -> Any:
-    return AutoConfig.for_model(family, **{**SIZES, **own})
+
+def release() -> tuple[int, ...]:
+    return tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
 
-def tiny(family: str, own: dict[str, Any], dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+def families() -> list[str]:
+    """The families that this release of transformers can serve."""
+    oldest = release() < (5, 8)
+    return [family for family in FAMILIES if not (oldest and family in NEWER)]
+
+
+def config_of(family: str, **more: Any) -> Any:
+    own = FAMILIES[family]
+    if "text_config" in own:  # sizes belong to the part that has the experts
+        return AutoConfig.for_model(family, **own, **more)
+    return AutoConfig.for_model(family, **{**SIZES, **own, **more})
+
+
+def tiny(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **more: Any) -> Any:
     """A model with weights large enough that its logits depend on every expert."""
     torch.manual_seed(seed)
-    config = config_of(family, own)
+    config = config_of(family, **more)
     make = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if type(config) not in make._model_mapping:
+        make = transformers.AutoModelForImageTextToText
     model = make.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

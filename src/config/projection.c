@@ -53,6 +53,13 @@ moeblock_status mb_projection_find(const moeblock_config *config, moeblock_weigh
     return mb_stored_find(config, weights, role, role == p->fused ? p->part : 0, layer, expert, out, error);
 }
 
+enum mb_projection mb_projection_named(const char *name)
+{
+    int i = 0;
+    while (i < MB_PROJECTIONS && strcmp(name, mb_roles[projections[i].alone].key) != 0) i++;
+    return (enum mb_projection)i;
+}
+
 bool mb_projection_wanted(const moeblock_config *config, enum mb_projection projection)
 {
     return mb_role_wanted(config, stored_role(config, &projections[projection]));

@@ -99,6 +99,9 @@ enum mb_projection {
     MB_PROJECTIONS
 };
 
+// The projection of a name under weights.names ("gate", "shared_down"), or MB_PROJECTIONS.
+enum mb_projection mb_projection_named(const char *name);
+
 // Whether the description has this linear map.
 bool mb_projection_wanted(const moeblock_config *config, enum mb_projection projection);
 

@@ -177,6 +177,30 @@ struct expected {
     bool alternating, stacked, input_major;
 };
 
+// The public call gives the same values, all outputs or some, under the key of weights.names.
+static void assert_decoded(const moeblock_config *config, struct checkpoint *c, enum mb_projection projection,
+                           int64_t expert, const float *right, int64_t rows, int64_t columns)
+{
+    static const char *const names[] = {[MB_PROJ_ROUTER] = "router_weight",
+                                        [MB_PROJ_GATE] = "gate",
+                                        [MB_PROJ_UP] = "up",
+                                        [MB_PROJ_DOWN] = "down",
+                                        [MB_PROJ_SHARED_GATE] = "shared_gate",
+                                        [MB_PROJ_SHARED_UP] = "shared_up",
+                                        [MB_PROJ_SHARED_DOWN] = "shared_down",
+                                        [MB_PROJ_SHARED_SIGMOID] = "shared_sigmoid_gate",
+                                        [MB_PROJ_LATENT_DOWN] = "latent_down",
+                                        [MB_PROJ_LATENT_UP] = "latent_up"};
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    const int64_t first = rows / 3, count = rows - first;
+    const size_t bytes = (size_t)(count * columns) * sizeof(float);
+    float *values = malloc(bytes);
+    if (moeblock_config_decode(config, c->weights, names[projection], 7, expert, first, count, values, &error))
+        fail_msg("%s", error.message);
+    assert_memory_equal(values, right + first * columns, bytes);
+    free(values);
+}
+
 static void assert_projection(const moeblock_config *config, struct checkpoint *c, enum mb_format format,
                               const struct expected *e, int64_t expert)
 {
@@ -192,6 +216,7 @@ static void assert_projection(const moeblock_config *config, struct checkpoint *
     float *values = malloc((size_t)(e->rows * e->columns) * sizeof *values);
     if (mb_matrix_decode(c->weights, &config->allocator, &matrix, 0, e->rows, values, &error))
         fail_msg("%s", error.message);
+    assert_decoded(config, c, e->projection, expert, values, e->rows, e->columns);
     const bool input_major = e->input_major && !mb_format_table[format].scale_suffix;
     for (int64_t r = 0; r < e->rows; r++) {
         const int64_t row = e->alternating ? 2 * r + e->part : e->part * e->rows + r;
@@ -382,6 +407,44 @@ static void assert_not_found(const moeblock_config *config, struct checkpoint *c
     assert_string_equal(error.message, message);
 }
 
+static void assert_not_decoded(const moeblock_config *config, struct checkpoint *c, const char *projection,
+                               int64_t first, int64_t count, moeblock_status status, const char *message)
+{
+    float out[2 * HIDDEN];
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    assert_int_equal(moeblock_config_decode(config, c->weights, projection, 7, 1, first, count, out, &error), status);
+    assert_string_equal(error.message, message);
+}
+
+static void test_decode_errors(void **state)
+{
+    (void)state;
+    moeblock_config *config = parse("\"distributed\":{\"intermediate_size\":96}", "", "");
+    struct checkpoint *c = make_checkpoint(config, MB_FORMAT_FP8);
+    float out;
+    assert_not_decoded(config, c, "middle", 0, 1, MOEBLOCK_INVALID_ARGUMENT,
+                       "decoding a linear map: the configuration has none called 'middle' (weights.names)");
+    assert_not_decoded(config, c, "shared_up", 0, 1, MOEBLOCK_INVALID_ARGUMENT,
+                       "decoding a linear map: the configuration has none called 'shared_up' (weights.names)");
+    assert_not_decoded(config, c, "up", INNER - 1, 2, MOEBLOCK_INVALID_ARGUMENT,
+                       "decoding 'model.layers.7.mlp.experts.1.up_proj.weight': outputs from 95, 2 of them, where "
+                       "there are 96");
+    assert_not_decoded(config, c, "up", -1, 1, MOEBLOCK_INVALID_ARGUMENT,
+                       "decoding 'model.layers.7.mlp.experts.1.up_proj.weight': outputs from -1, 1 of them, where "
+                       "there are 96");
+    assert_int_equal(moeblock_config_decode(NULL, c->weights, "up", 7, 0, 0, 1, &out, NULL), MOEBLOCK_INVALID_ARGUMENT);
+    assert_int_equal(moeblock_config_decode(config, NULL, "up", 7, 0, 0, 1, &out, NULL), MOEBLOCK_INVALID_ARGUMENT);
+    assert_int_equal(moeblock_config_decode(config, c->weights, NULL, 7, 0, 0, 1, &out, NULL),
+                     MOEBLOCK_INVALID_ARGUMENT);
+    assert_int_equal(moeblock_config_decode(config, c->weights, "up", 7, 0, 0, 1, NULL, NULL),
+                     MOEBLOCK_INVALID_ARGUMENT);
+    assert_int_equal(moeblock_config_decode(config, c->weights, "up", 7, 0, INNER, 0, NULL, NULL), MOEBLOCK_OK);
+    assert_int_equal(moeblock_config_decode(config, c->weights, "up", 7, EXPERTS, 0, 1, &out, NULL),
+                     MOEBLOCK_INVALID_ARGUMENT);
+    drop_checkpoint(c);
+    moeblock_config_destroy(&config);
+}
+
 static void test_errors(void **state)
 {
     (void)state;
@@ -496,9 +559,9 @@ static void test_needed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layouts), cmocka_unit_test(test_others),     cmocka_unit_test(test_biases),
-        cmocka_unit_test(test_names),   cmocka_unit_test(test_name_forms), cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_needed),
+        cmocka_unit_test(test_layouts), cmocka_unit_test(test_others),        cmocka_unit_test(test_biases),
+        cmocka_unit_test(test_names),   cmocka_unit_test(test_name_forms),    cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_needed),  cmocka_unit_test(test_decode_errors),
     };
     return cmocka_run_group_tests(tests, make_context, drop_context);
 }
