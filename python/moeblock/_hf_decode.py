@@ -64,7 +64,7 @@ class Checkpoint:
         for first in range(0, linear.outputs, step):
             count = min(step, linear.outputs - first)
             to = ffi.cast("float *", rows.data_ptr())
-            call(lib.moeblock_config_decode, config.handle, self.handle, b"up", 0, 0, first, count, to)
+            call(lib.moeblock_config_decode, config.handle, self.handle, b"shared_up", 0, 0, first, count, to)
             result[first : first + count] = rows[:count]
         return result
 
@@ -94,19 +94,18 @@ class Linear(NamedTuple):
     group_size: int
 
     def description(self) -> dict[str, Any]:
-        """A configuration whose only expert is this map."""
+        """A configuration whose shared expert begins with this map."""
         return {
             "model": {"hidden_size": self.inputs, "num_experts": 1, "num_experts_per_tok": 1},
             "experts": {
-                "distributed": {"intermediate_size": self.outputs, "gated": False, "activation": "identity"},
-                "shared": False,
+                "distributed": {"intermediate_size": self.outputs},
+                "shared": {"intermediate_size": self.outputs, "gated": False, "activation": "identity"},
             },
             "weights": {
                 "module_prefix": "",
-                "layout": "per_expert",
                 "format": self.format,
                 "group_size": self.group_size,
-                "names": {"up": f"/{self.module}.weight"},
+                "names": {"shared_up": f"/{self.module}.weight"},
             },
         }
 
