@@ -29,6 +29,7 @@ from .errors import UnsupportedError, WrongStateError
 __all__ = ["NAME", "from_pretrained", "patch", "prepare", "register"]
 
 NAME = "moeblock"
+OLDEST = (5, 7)  # release of transformers: the first whose models take experts implementations of others
 _log = logging.getLogger(__name__)
 _warned: set[type] = set()
 
@@ -92,15 +93,19 @@ def _of(module: torch.nn.Module, find: Callable[[Any], Experts] = stacked_expert
 
 
 def register() -> None:
-    """Puts "moeblock" into the experts interface of transformers, and into its FP8 twin where there is one."""
+    """Puts "moeblock" into the experts interface of transformers, and into its FP8 twin."""
+    import transformers
+
+    release = transformers.__version__
+    if tuple(int(part) for part in release.split(".")[:2]) < OLDEST:
+        raise UnsupportedError(
+            f"transformers {release} takes no experts implementations but its own; "
+            "pip install 'transformers>=5.7' for moeblock.hf"
+        )
+    from transformers.integrations.finegrained_fp8 import ALL_FP8_EXPERTS_FUNCTIONS
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-    ALL_EXPERTS_FUNCTIONS[NAME] = experts_forward
-    try:
-        from transformers.integrations.finegrained_fp8 import ALL_FP8_EXPERTS_FUNCTIONS
-    except ImportError:  # older releases: FP8 modules are not swappable
-        return
-    ALL_FP8_EXPERTS_FUNCTIONS[NAME] = experts_forward
+    ALL_EXPERTS_FUNCTIONS[NAME] = ALL_FP8_EXPERTS_FUNCTIONS[NAME] = experts_forward
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -134,7 +139,8 @@ def patch(model: torch.nn.Module) -> int:
 
 def from_pretrained(path: str | os.PathLike[str], *, context: Context | None = None, **options: Any) -> Any:
     """The model of a checkpoint folder, its experts read straight from the files in their stored number format and
-    never expanded; everything else as transformers' own from_pretrained(path, **options) loads it."""
+    never expanded; everything else as transformers' own from_pretrained(path, **options) loads it, or decoded to the
+    model's type where the folder is quantised."""
     register()
     chosen = context or torch_context(torch.get_num_threads())
     model = load_without_experts(path, options, chosen)

@@ -113,6 +113,12 @@ def test_in_place(theirs: Theirs) -> None:
     assert distance(alone, theirs.logits[1:]) < 1e-5
 
 
+def test_older_releases_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.__version__", "5.6.2")
+    with pytest.raises(moeblock.UnsupportedError, match=r"transformers>=5.7"):
+        moeblock.hf.register()
+
+
 def test_there_are_enough_families() -> None:
     found = families()
     assert len(found) >= 25

@@ -38,3 +38,14 @@ echo "$site" >"$("$work/empty/bin/python" -c 'import sysconfig; print(sysconfig.
 
 cd "$work"
 "$work/empty/bin/python" -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" "$root/python/tests"
+
+# The same models under the oldest release of transformers that is served, laid over the newest; torch stays.
+oldest=$tools-oldest
+if ! cmp -s "$root/python/requirements-oldest.txt" "$oldest/requirements.txt"; then
+    rm -rf "$oldest"
+    "$tools/bin/pip" install -q --disable-pip-version-check --no-deps --target "$oldest" \
+        -r "$root/python/requirements-oldest.txt"
+    cp "$root/python/requirements-oldest.txt" "$oldest/requirements.txt"
+fi
+PYTHONPATH=$oldest "$work/empty/bin/python" -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" \
+    --rootdir "$root" "$root"/python/tests/test_hf*.py
