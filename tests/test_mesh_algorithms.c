@@ -75,6 +75,12 @@ static void all_gather(void **state)
     same_bytes("mesh.algorithm=allgather");
 }
 
+static void two_levels(void **state)
+{
+    (void)state;
+    same_bytes("mesh.algorithm=twolevel");
+}
+
 // Near one process, the same bytes for any chunk and with x sharded or not, whichever way rows travel.
 static void batch(void **state)
 {
@@ -84,6 +90,7 @@ static void batch(void **state)
         {.set = {"mesh.reproducible=batch"}, .n_set = 1},
         {.set = {"mesh.reproducible=batch", "moe_chunking.chunk_size=1"}, .n_set = 2, .sharded = true},
         {.set = {"mesh.reproducible=batch", "mesh.algorithm=allgather"}, .n_set = 2},
+        {.set = {"mesh.reproducible=batch", "mesh.algorithm=twolevel"}, .n_set = 2},
     };
     for (int c = 0; c < CASES; c++) {
         struct golden_case golden;
@@ -112,6 +119,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_gather),
+        cmocka_unit_test(two_levels),
         cmocka_unit_test(batch),
     };
     return cmocka_run_group_tests_name("mesh algorithms", tests, NULL, NULL);

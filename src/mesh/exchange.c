@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "mesh/mesh.h"
+#include "mesh/relay.h"
 
 enum { MAGIC = 0x6d6f6562, PIECE = 1 << 30 }; // longest single message of a payload
 
@@ -23,10 +24,20 @@ static const char *const step_names[] = {
     [MOEBLOCK_TRAFFIC_OUTPUT] = "handing out y",
 };
 
+static int place_of(const struct mb_exchange *exchange, int peer) { return exchange->first + peer * exchange->stride; }
+
 static int rank_of(const struct mb_exchange *exchange, int peer)
 {
     const moeblock_mesh *mesh = exchange->mesh;
-    return exchange->axis == 0 ? peer * mesh->columns + mesh->column : mesh->row * mesh->columns + peer;
+    const int place = place_of(exchange, peer);
+    return exchange->axis == 0 ? place * mesh->columns + mesh->column : mesh->row * mesh->columns + place;
+}
+
+static moeblock_traffic *traffic_with(const struct mb_exchange *exchange, int peer)
+{
+    moeblock_mesh *mesh = exchange->mesh;
+    const int ranks = mb_mesh_axis_size(mesh, exchange->axis);
+    return &mesh->traffic[exchange->axis][(int)exchange->step * ranks + place_of(exchange, peer)];
 }
 
 struct mb_exchange *mb_exchange_begin(moeblock_mesh *mesh, int axis, moeblock_traffic_step step)
@@ -38,6 +49,7 @@ struct mb_exchange *mb_exchange_begin(moeblock_mesh *mesh, int axis, moeblock_tr
                                      .count = mb_mesh_axis_size(mesh, axis),
                                      .index = mb_mesh_axis_index(mesh, axis),
                                      .step = step,
+                                     .stride = 1,
                                      .peers = peers,
                                      .next_send = 1,
                                      .next_receive = 1,
@@ -98,7 +110,7 @@ static moeblock_status fill_window(struct mb_exchange *exchange, moeblock_error 
 static void end_receive(struct mb_exchange *exchange, int index)
 {
     struct mb_peer *peer = &exchange->peers[index];
-    moeblock_traffic *traffic = &exchange->mesh->traffic[exchange->axis][(int)exchange->step * exchange->count + index];
+    moeblock_traffic *traffic = traffic_with(exchange, index);
     exchange->receiving--;
     exchange->open--;
     traffic->bytes_received += sizeof peer->in + peer->in.bytes;
@@ -111,7 +123,7 @@ static void end_receive(struct mb_exchange *exchange, int index)
 static void end_send(struct mb_exchange *exchange, int index)
 {
     const struct mb_peer *peer = &exchange->peers[index];
-    moeblock_traffic *traffic = &exchange->mesh->traffic[exchange->axis][(int)exchange->step * exchange->count + index];
+    moeblock_traffic *traffic = traffic_with(exchange, index);
     exchange->sending--;
     exchange->open--;
     traffic->messages_sent++;
@@ -143,12 +155,11 @@ static moeblock_status check_header(struct mb_exchange *exchange, int index, siz
     return MOEBLOCK_OK;
 }
 
-// A failure that a peer reported: that of the lowest rank is kept.
-static void keep_failure(struct mb_exchange *exchange, const struct mb_peer *peer)
+void mb_exchange_keep_failure(struct mb_exchange *exchange, moeblock_status status, int origin)
 {
-    if (exchange->status != MOEBLOCK_OK && exchange->origin <= peer->in.origin) return;
-    exchange->status = (moeblock_status)peer->in.status;
-    exchange->origin = peer->in.origin;
+    if (status == MOEBLOCK_OK || (exchange->status != MOEBLOCK_OK && exchange->origin <= origin)) return;
+    exchange->status = status;
+    exchange->origin = origin;
 }
 
 static moeblock_status landed(struct mb_exchange *exchange, struct mb_flight flight, size_t bytes,
@@ -168,7 +179,7 @@ static moeblock_status landed(struct mb_exchange *exchange, struct mb_flight fli
     }
     if (flight.header) {
         MB_TRY(check_header(exchange, flight.peer, bytes, error));
-        if (peer->in.status) keep_failure(exchange, peer);
+        mb_exchange_keep_failure(exchange, (moeblock_status)peer->in.status, peer->in.origin);
     } else {
         const size_t expected = (size_t)mb_min((int64_t)((size_t)peer->in.bytes - peer->received_so_far), PIECE);
         if (bytes != expected)
@@ -210,6 +221,7 @@ moeblock_status mb_exchange_start(struct mb_exchange *exchange, moeblock_status 
 {
     moeblock_mesh *mesh = exchange->mesh;
     MB_TRY(mb_mesh_check(mesh, error));
+    if (exchange->relay) return mb_relay_start(exchange, failure, origin, error);
     const uint32_t sequence = ++mesh->sequence[exchange->axis];
     for (int i = 0; i < exchange->count; i++) {
         struct mb_peer *peer = &exchange->peers[i];
@@ -230,6 +242,7 @@ moeblock_status mb_exchange_start(struct mb_exchange *exchange, moeblock_status 
 moeblock_status mb_exchange_poke(struct mb_exchange *exchange, moeblock_error *error)
 {
     bool moved;
+    if (exchange->relay) return mb_relay_poke(exchange, error);
     if (!exchange->running || exchange->mesh->transport.blocks || mb_exchange_done(exchange)) return MOEBLOCK_OK;
     MB_TRY(advance(exchange, &moved, error));
     if (mb_exchange_done(exchange)) exchange->ended = mb_seconds();
@@ -256,6 +269,7 @@ moeblock_status mb_exchange_finish(struct mb_exchange *exchange, moeblock_error 
 {
     moeblock_mesh *mesh = exchange->mesh;
     MB_TRY(mb_mesh_check(mesh, error));
+    if (exchange->relay) return mb_relay_finish(exchange, error);
     const double before = mb_seconds();
     double since = before;
     unsigned turn = 0;

@@ -34,7 +34,9 @@ enum { MB_WINDOW = 8, MB_FLIGHTS = 3 * MB_WINDOW };
 
 struct mb_exchange {
     moeblock_mesh *mesh;
-    int axis, count, index;
+    struct mb_relay *relay; // the way in two stages (relay.h); NULL: straight
+    int axis, count, index; // ranks that take part and which of them this is; of the axis those at
+    int first, stride;      // first + i * stride
     moeblock_traffic_step step;
     struct mb_peer *peers; // [count]; that of this rank itself is left alone
     bool running;
@@ -60,6 +62,8 @@ moeblock_status mb_exchange_start(struct mb_exchange *exchange, moeblock_status 
 // Moves what can be moved without waiting.
 moeblock_status mb_exchange_poke(struct mb_exchange *exchange, moeblock_error *error);
 moeblock_status mb_exchange_finish(struct mb_exchange *exchange, moeblock_error *error);
+// A failure that a peer reported: that of the lowest rank is kept.
+void mb_exchange_keep_failure(struct mb_exchange *exchange, moeblock_status status, int origin);
 static inline bool mb_exchange_done(const struct mb_exchange *exchange) { return exchange->open == 0; }
 
 #endif

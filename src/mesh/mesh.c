@@ -55,9 +55,10 @@ static bool allocate(moeblock_mesh *mesh)
     for (int axis = 0; axis < MB_AXES; axis++) {
         const size_t count = (size_t)mb_mesh_axis_size(mesh, axis);
         mesh->exchange[axis].peers = mb_alloc_zero(&mesh->allocator, count * sizeof(struct mb_peer));
+        mesh->relay[axis].peers = mb_alloc_zero(&mesh->allocator, (count + 1) * sizeof(struct mb_peer));
         mesh->traffic[axis] =
             mb_alloc_zero(&mesh->allocator, count * MOEBLOCK_TRAFFIC_STEPS * sizeof(moeblock_traffic));
-        all = all && mesh->exchange[axis].peers && mesh->traffic[axis];
+        all = all && mesh->exchange[axis].peers && mesh->relay[axis].peers && mesh->traffic[axis];
     }
     return all;
 }
@@ -95,13 +96,18 @@ moeblock_status moeblock_mesh_create(const moeblock_transport *transport, const 
     return MOEBLOCK_OK;
 }
 
+static void abandon(struct mb_exchange *exchange, const moeblock_transport *transport)
+{
+    transport->abandon(transport->user, exchange->transfer, exchange->flights);
+    exchange->flights = 0;
+    exchange->running = false;
+}
+
 void mb_mesh_abandon(moeblock_mesh *mesh)
 {
     for (int axis = 0; axis < MB_AXES; axis++) {
-        struct mb_exchange *exchange = &mesh->exchange[axis];
-        mesh->transport.abandon(mesh->transport.user, exchange->transfer, exchange->flights);
-        exchange->flights = 0;
-        exchange->running = false;
+        abandon(&mesh->exchange[axis], &mesh->transport);
+        abandon(&mesh->relay[axis].stage, &mesh->transport);
     }
 }
 
@@ -112,6 +118,7 @@ void moeblock_mesh_destroy(moeblock_mesh **mesh)
     const moeblock_allocator allocator = (*mesh)->allocator;
     for (int axis = 0; axis < MB_AXES; axis++) {
         mb_free(&allocator, (*mesh)->exchange[axis].peers);
+        mb_free(&allocator, (*mesh)->relay[axis].peers);
         mb_free(&allocator, (*mesh)->traffic[axis]);
     }
     mb_free(&allocator, (*mesh)->said);

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 
 #include "mesh/exchange.h"
+#include "mesh/relay.h"
 #include "moeblock/mesh.h"
 
 enum { MB_AXES = 2, MB_TAG_TREE = 2, MB_TAG_WORD = 3, MB_VOTES = 4 }; // tags 0 and 1 are the axes
@@ -38,6 +39,7 @@ struct moeblock_mesh {
     int failed_rank;
     uint32_t sequence[MB_AXES + 1]; // of the exchanges along each axis, and of the agreements
     struct mb_exchange exchange[MB_AXES];
+    struct mb_relay relay[MB_AXES];
     moeblock_traffic *traffic[MB_AXES]; // [steps][ranks of the axis]
     double wait_seconds, travel_seconds, hidden_seconds;
     mb_mesh_trace trace;

@@ -55,6 +55,8 @@ static moeblock_status return_outputs(struct mb_run *run)
     struct mb_buffers *b = mb_buffers_of(run);
     const size_t one = (size_t)(share->d1 - share->d0) * mb_output_bytes(run->set);
     struct mb_exchange *exchange = mb_exchange_begin(block->mesh, share->ep_axis, MOEBLOCK_TRAFFIC_COMBINE);
+    if (run->algorithm == MB_TWOLEVEL && mb_relay_group(share->ep) > 1)
+        mb_exchange_relay(exchange, b->relay_first, b->relay_second, b->relay);
     const bool replicated = block->config->replicated_batch;
     const int64_t *place = b->place_begin;
     const char *out = b->out_slots;

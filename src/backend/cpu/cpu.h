@@ -52,6 +52,8 @@ struct mb_buffers {
     // on their way home.
     char *send, *receive;
     size_t parcel_most;
+    char *relay; // the two stages of MB_TWOLEVEL; the most bytes of a message of each
+    size_t relay_first, relay_second;
     int64_t *returns;           // [ep] rows that each rank gets back for what it sent
     void *out_slots, *returned; // outputs of arrived slots; of the slots of own tokens, by rank of the expert
     int64_t *place_begin;       // [ep + 1] first output of each rank in `returned`

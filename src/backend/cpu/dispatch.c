@@ -143,6 +143,8 @@ static moeblock_status send_rows(struct mb_run *run)
     const bool all = run->algorithm == MB_ALLGATHER;
     struct mb_exchange *exchange = mb_exchange_begin(block->mesh, block->share.ep_axis, MOEBLOCK_TRAFFIC_DISPATCH);
     run->travelling = exchange;
+    const bool staged = run->algorithm == MB_TWOLEVEL && mb_relay_group(ep) > 1;
+    if (staged) mb_exchange_relay(exchange, b->relay_first, b->relay_second, b->relay);
     char *to = b->send;
     size_t given = 0;
     struct mb_peer whole = {.send = NULL};
@@ -157,7 +159,7 @@ static moeblock_status send_rows(struct mb_run *run)
         if (packs) note_bound(run, exchange, i);
         if (!all) to += mb_round_up(peer->send_bytes, 64);
         given += peer->send_bytes;
-        peer->receive = b->receive + (size_t)i * b->parcel_most;
+        peer->receive = staged ? NULL : b->receive + (size_t)i * b->parcel_most;
         peer->capacity = b->parcel_most;
     }
     mb_run_trace_mesh(run, all ? "all_gather" : "all_to_all", block->share.ep_axis, given);

@@ -60,6 +60,23 @@ static void take_router(struct cursor *c, struct mb_buffers *b, const moeblock_b
     b->carry = take(c, 1, mb_carry_bytes(block));
 }
 
+// The two stages of an exchange: the most that a rank sends to all ranks of one place in their groups, and that a group
+// sends to one rank, in dispatch and in combine.
+static void take_relay(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n, size_t row)
+{
+    const int ep = block->share.ep, group = mb_relay_group(ep);
+    const enum mb_algorithm algorithm = block->config->algorithm;
+    if (group == 1 || (algorithm != MB_TWOLEVEL && algorithm != MB_ALGORITHM_AUTO)) return;
+    const int64_t k = mb_all_slots(block->config), groups = ep / group;
+    const size_t output = (size_t)(block->share.d1 - block->share.d0) * mb_output_bytes(block->set);
+    const size_t pairs = (size_t)(n * k) * sizeof(struct mb_choice);
+    const size_t out = (size_t)(n * mb_min(k, groups)) * row + pairs + (size_t)groups * sizeof(int32_t);
+    const size_t in = (size_t)group * ((size_t)n * row + pairs + sizeof(int32_t));
+    b->relay_first = (size_t)mb_max((int64_t)out, (int64_t)((size_t)(groups * n * k) * output));
+    b->relay_second = (size_t)mb_max((int64_t)in, (int64_t)((size_t)(n * k) * output));
+    b->relay = take(c, (int64_t)mb_relay_bytes(ep, b->relay_first, b->relay_second), 1);
+}
+
 // Parcels to and from other ranks, only with expert parallelism. With ids from outside k may be any number: fewer
 // tokens then, so that there are never more pairs, nor more rows than pairs.
 static void take_exchange(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n)
@@ -75,6 +92,7 @@ static void take_exchange(struct cursor *c, struct mb_buffers *b, const moeblock
     b->parcel_most = mb_round_up((size_t)n * row + (size_t)pairs * sizeof(struct mb_choice) + 64, 64);
     b->send = take(c, (int64_t)sent + 128 * ep, 1);
     b->receive = take(c, ep, b->parcel_most);
+    take_relay(c, b, block, n, row);
     b->returns = take(c, ep, sizeof *b->returns);
     b->place_begin = take(c, ep + 1, sizeof *b->place_begin);
     b->out_slots = take(c, mb_slots_most(block, (ep - 1) * n, k) * own_columns, output);
