@@ -95,6 +95,7 @@ static int compute(struct cli_run *run)
     // Ranks with fewer tokens compute for the others: all hold the same workspace.
     moeblock_status status = moeblock_workspace_create(run->session.block, run->tokens, NULL, 0, &workspace, error);
     status = moeblock_mesh_agree(run->session.ranks.mesh, status, error);
+    moeblock_mesh_reset_traffic(run->session.ranks.mesh);
     const double started = cli_seconds();
     if (status == MOEBLOCK_OK) status = moeblock_block_forward(run->session.block, workspace, &input, &output, error);
     run->seconds = cli_seconds() - started;
@@ -206,6 +207,7 @@ static int run_all(struct cli_run *run)
     moeblock_block_get_info(session->block, &run->info);
     if ((code = compute(run))) return code;
     run->first_forward_seconds = cli_seconds() - started;
+    if ((code = cli_mesh_collect(session, run->tokens, &run->counts))) return code;
     if ((code = gather_results(run))) return code;
     return cli_ranks_agree(&session->ranks, publish(run, ids, weights));
 }

@@ -46,6 +46,9 @@ struct plan_mesh {
     double seconds[PLAN_PARTS], total;
     enum plan_part dominant;
     bool fits; // into --memory
+    enum mb_algorithm algorithm;
+    struct mb_travel travel; // how rows travel in a pass, and why so
+    char explain[400];
 };
 
 struct plan {

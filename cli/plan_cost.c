@@ -146,6 +146,12 @@ static moeblock_status walk_passes(struct walk *w)
     for (int e = 0; e < mesh->ep; e++) chunk = mb_min(chunk, w->sizes[e].chunk_tokens);
     const int64_t step = mb_block_pass_tokens(config, mesh->ep, mode, mb_max(chunk, 1));
     mesh->passes = mb_ceil_div(mesh->tokens, step);
+    mesh->travel = w->sizes[0].travel;
+    mesh->travel.tokens = mb_min(step, mesh->tokens);
+    mesh->travel.alpha = w->plan->rates.alpha;
+    mesh->travel.beta = w->plan->rates.beta;
+    mesh->algorithm = w->shape.algorithm = mb_travel_choose(config->algorithm, &mesh->travel);
+    if (mesh->ep > 1) mb_travel_explain(config->algorithm, &mesh->travel, mesh->explain, sizeof mesh->explain);
     for (int64_t pass = 0; pass < mesh->passes; pass++) {
         for (int h = 0; h < mesh->ep; h++) {
             int64_t begin = 0, end = total;

@@ -132,6 +132,13 @@ static void print_advice(const struct plan *plan)
     printf("\n");
 }
 
+static void print_algorithms(const struct plan *plan)
+{
+    for (int i = 0; i < plan->count; i++)
+        if (plan->mesh[i].explain[0])
+            printf("%dx%d: %s\n", plan->mesh[i].shape.rows, plan->mesh[i].shape.columns, plan->mesh[i].explain);
+}
+
 static void print_text(const struct plan *plan)
 {
     char shape[32];
@@ -155,6 +162,7 @@ static void print_text(const struct plan *plan)
     line_of_bytes(plan, "tensor axis: sent, mean rank", tp_mean);
     line_of_bytes(plan, "             sent, worst rank", tp_worst);
     print_times(plan);
+    print_algorithms(plan);
     print_advice(plan);
 }
 
@@ -202,6 +210,8 @@ static json_t *mesh_json(const struct plan_mesh *mesh)
     for (int part = 0; part < PLAN_PARTS; part++) cli_json_number(seconds, part_keys[part], mesh->seconds[part]);
     cli_json_number(seconds, "total", mesh->total);
     json_object_set_new(object, "seconds", seconds);
+    json_object_set_new(object, "algorithm", json_string(mb_algorithm_names[mesh->algorithm]));
+    json_object_set_new(object, "explain", json_string(mesh->explain));
     json_object_set_new(object, "dominant", json_string(part_keys[mesh->dominant]));
     return object;
 }

@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "cli/exit.h"
 #include "cli/mesh_shape.h"
+#include "cli/session.h"
 #include "mesh/mesh.h"
 
 static const struct launcher {
@@ -72,6 +73,26 @@ static int load(struct cli_ranks *mesh, const char *mpi, moeblock_error *error)
     return cli_fail_status(CLI_ABOUT_OPTIONS, error);
 }
 
+// The shape that the configuration names, if it does. What is wrong with the file is told when it is read for the run.
+static bool shape_of_config(const struct cli_args *args, struct cli_mesh *shape)
+{
+    struct cli_session session = {.context = NULL};
+    const moeblock_context_options one = {.struct_size = sizeof one, .threads = 1};
+    const moeblock_config_options options = {.struct_size = sizeof options,
+                                             .layer = args->layer,
+                                             .weights_path = args->weights,
+                                             .set = args->set.text,
+                                             .n_set = args->set.count};
+    bool named = false;
+    if (moeblock_context_create(&one, &session.context, NULL) == MOEBLOCK_OK &&
+        moeblock_config_open(session.context, args->positional[0], &options, &session.config, NULL) == MOEBLOCK_OK) {
+        named = session.config->mesh_rows > 0 && session.config->mesh_columns > 0;
+        if (named) *shape = (struct cli_mesh){(int)session.config->mesh_rows, (int)session.config->mesh_columns};
+    }
+    cli_close(&session);
+    return named;
+}
+
 int cli_ranks_open(struct cli_ranks *mesh, const struct cli_args *args)
 {
     const struct launcher *by;
@@ -79,15 +100,16 @@ int cli_ranks_open(struct cli_ranks *mesh, const struct cli_args *args)
     struct cli_mesh shape = {1, 1};
     int count, code;
     if (args->mesh && (code = cli_mesh_read(args->mesh, 1, &shape, &count))) return code;
-    if (!args->mesh && processes > 1)
+    if (!args->mesh && processes > 1 && !shape_of_config(args, &shape))
         return cli_fail(CLI_USAGE,
                         "started as one of %d processes (%s) without --mesh: each would do the same work; give --mesh "
-                        "RxC with R times C = %d, or start one process",
+                        "RxC with R times C = %d (or mesh.rows and mesh.columns in the configuration), or start one "
+                        "process",
                         processes, by->size, processes);
     const int64_t wanted = (int64_t)shape.rows * shape.columns;
     if (wanted != processes)
         return cli_fail(CLI_USAGE,
-                        "--mesh %dx%d needs %" PRId64
+                        "the mesh %dx%d needs %" PRId64
                         " processes, but %d %s started; start them with `mpiexec -n %" PRId64 " moeblock ...`",
                         shape.rows, shape.columns, wanted, processes, processes == 1 ? "was" : "were", wanted);
     if (processes == 1) return CLI_OK;
@@ -170,6 +192,28 @@ static moeblock_status collect(moeblock_mesh *mesh, int axis, const void *mine, 
     if (first) memcpy(all, mine, bytes[0]);
     MB_TRY(mb_exchange_start(exchange, MOEBLOCK_OK, mesh->rank, error));
     return mb_exchange_finish(exchange, error);
+}
+
+moeblock_status cli_ranks_collect(const struct cli_ranks *mesh, const void *mine, size_t bytes, void *all,
+                                  moeblock_error *error)
+{
+    moeblock_mesh *const m = mesh->mesh;
+    const int most = m->rows > m->columns ? m->rows : m->columns;
+    size_t *sizes = mb_alloc(&mb_default_allocator, sizeof *sizes * (size_t)most);
+    char *row = mb_alloc(&mb_default_allocator, bytes * (size_t)m->columns + 1);
+    moeblock_status status = sizes && row ? MOEBLOCK_OK : mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "no memory to report");
+    status = mb_mesh_agree(m, NULL, 0, status, error);
+    for (int i = 0; status == MOEBLOCK_OK && i < m->columns; i++) sizes[i] = bytes;
+    if (status == MOEBLOCK_OK) status = collect(m, 1, mine, sizes, row, error);
+    for (int i = 0; status == MOEBLOCK_OK && i < m->rows; i++) sizes[i] = bytes * (size_t)m->columns;
+    // Those of other columns have nothing that the first row waits for.
+    if (status == MOEBLOCK_OK && m->column == 0)
+        status = collect(m, 0, row, sizes, all, error);
+    else
+        m->waits++; // all ranks count the same
+    mb_free(&mb_default_allocator, sizes);
+    mb_free(&mb_default_allocator, row);
+    return status;
 }
 
 // Parts [parts][rows][width of each] become rows of the whole width.

@@ -30,6 +30,10 @@ int cli_ranks_fail(const struct cli_ranks *mesh, enum cli_subject subject, const
 // Ends MPI. After an error that left processes waiting it does not return: the process ends with `code`.
 void cli_ranks_close(struct cli_ranks *mesh, int code);
 
+// Brings `bytes` of every process to the one that speaks, in the order of their ranks at `all`.
+moeblock_status cli_ranks_collect(const struct cli_ranks *mesh, const void *mine, size_t bytes, void *all,
+                                  moeblock_error *error);
+
 // Tokens and columns of x that this process holds, of `tokens` x `hidden`.
 struct cli_part {
     int64_t t0, t1, h0, h1;

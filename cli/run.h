@@ -4,6 +4,7 @@
 #define MB_CLI_RUN_H
 
 #include "cli/compare.h"
+#include "cli/mesh_report.h"
 #include "cli/session.h"
 
 struct cli_run {
@@ -22,6 +23,7 @@ struct cli_run {
     int64_t *load;      // [experts, null experts included]
     int64_t n_load;
     moeblock_forward_stats stats;
+    struct cli_mesh_counts counts;
     double seconds, first_forward_seconds; // of forward; from opening the weights to its end
     bool compared;
     struct cli_comparison comparison;

@@ -185,6 +185,7 @@ moeblock_forward_input cli_run_input(const struct cli_run *run)
 void cli_run_free(struct cli_run *run)
 {
     const moeblock_allocator *const allocator = &mb_default_allocator;
+    cli_mesh_free(&run->counts);
     mb_npy_free(allocator, &run->x);
     mb_npy_free(allocator, &run->reference);
     mb_npy_free(allocator, &run->aux);

@@ -45,6 +45,7 @@ static void print_text(const struct cli_run *run)
            cli_compute_name(run->info.compute), moeblock_context_level(session->context),
            moeblock_context_threads(session->context), cli_bytes_text(cli_peak_memory(), peak));
     printf("first forward done %.2f s after the start of loading\n", run->first_forward_seconds);
+    cli_mesh_print(session, &run->counts);
     if (run->compared)
         printf("against %s: relative rms %.3g, largest error %.3g at element %" PRId64 ", correlation %.9f\n",
                run->args->compare, run->comparison.relative_rms, run->comparison.largest_error,
@@ -115,6 +116,8 @@ static void print_json(const struct cli_run *run)
         for (int64_t e = 0; e < run->n_load; e++) json_array_append_new(load, json_integer(run->load[e]));
         json_object_set_new(document, "expert_load", load);
     }
+    json_t *const mesh = cli_mesh_json(session, &run->counts);
+    if (mesh) json_object_set_new(document, "mesh", mesh);
     if (run->compared) add_comparison(run, document);
     cli_json_print(document);
 }

@@ -60,6 +60,7 @@ static moeblock_status agree_passes(struct mb_run *run, int64_t tokens, int64_t 
                        (long long)-values[3], (long long)values[2]);
     *step = -values[0];
     *passes = mb_ceil_div(values[1], *step);
+    run->longest = mb_min(values[1], *step);
     return MOEBLOCK_OK;
 }
 
@@ -69,7 +70,6 @@ moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capaci
     moeblock_mesh *mesh = run->block->mesh;
     int64_t step = 1;
     MB_TRY(agree_passes(run, tokens, capacity, mine, &step, passes));
-    run->algorithm = run->block->config->algorithm;
     run->block->backend->begin(run);
     for (int64_t i = 0; i < *passes; i++) {
         run->first = mb_min(i * step, tokens);

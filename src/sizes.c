@@ -19,6 +19,7 @@ static moeblock_status measure(moeblock_block *block, const struct mb_size_quest
         .chunk_tokens = block->backend->chunk_tokens(block),
         .compute = block->set->compute,
     };
+    block->backend->travel(block, question->tokens, &out->travel);
     return MOEBLOCK_OK;
 }
 

@@ -8,11 +8,12 @@
 
 struct mb_sizes {
     struct mb_share share;
-    int64_t experts;      // that the rank holds
-    size_t packed_bytes;  // experts, shared expert and latent projections
-    size_t expert_bytes;  // of one routed expert's columns
-    size_t workspace;     // bytes of a forward on up to `tokens` tokens of this rank
-    int64_t chunk_tokens; // most tokens of one pass
+    int64_t experts;         // that the rank holds
+    size_t packed_bytes;     // experts, shared expert and latent projections
+    size_t expert_bytes;     // of one routed expert's columns
+    size_t workspace;        // bytes of a forward on up to `tokens` tokens of this rank
+    int64_t chunk_tokens;    // most tokens of one pass
+    struct mb_travel travel; // of its dispatch and combine
     moeblock_compute compute;
 };
 

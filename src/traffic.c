@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "backend/wire.h"
+#include "base/arith.h"
 #include "base/status.h"
 #include "kernels/int16.h"
 
@@ -16,20 +17,24 @@ moeblock_status mb_routing_create(const moeblock_allocator *allocator, int ep, i
                                .ep = ep,
                                .experts = experts,
                                .tokens = mb_alloc(allocator, line),
+                               .asking = mb_alloc(allocator, line),
+                               .asked = mb_alloc(allocator, line),
                                .rows = mb_alloc(allocator, square),
                                .slots = mb_alloc(allocator, square),
                                .own_busy = mb_alloc(allocator, line),
                                .far_busy = mb_alloc(allocator, line),
                                .busy = mb_alloc(allocator, (size_t)experts * (size_t)ep)};
-    if (out->tokens && out->rows && out->slots && out->own_busy && out->far_busy && out->busy) return MOEBLOCK_OK;
+    if (out->tokens && out->asking && out->asked && out->rows && out->slots && out->own_busy && out->far_busy &&
+        out->busy)
+        return MOEBLOCK_OK;
     mb_routing_free(out);
     return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "counting the rows between %d ranks: no memory", ep);
 }
 
 void mb_routing_free(struct mb_routing *routing)
 {
-    void *const owned[] = {routing->tokens,   routing->rows,     routing->slots,
-                           routing->own_busy, routing->far_busy, routing->busy};
+    void *const owned[] = {routing->tokens, routing->asking,   routing->asked,    routing->rows,
+                           routing->slots,  routing->own_busy, routing->far_busy, routing->busy};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mb_free(&routing->allocator, owned[i]);
     *routing = (struct mb_routing){0};
 }
@@ -50,6 +55,7 @@ static void count_token(struct mb_routing *r, const struct mb_placement_table *p
                         int home, int choice)
 {
     const size_t line = (size_t)home * (size_t)r->ep;
+    bool asks = false;
     for (int64_t j = 0; j < k; j++) {
         if (ids[j] < 0 || ids[j] >= placement->experts) continue;
         const int rank = mb_placement_rank(placement, ids[j], choice);
@@ -58,14 +64,19 @@ static void count_token(struct mb_routing *r, const struct mb_placement_table *p
             again = ids[i] >= 0 && ids[i] < placement->experts && mb_placement_rank(placement, ids[i], choice) == rank;
         r->rows[line + (size_t)rank] += !again;
         r->slots[line + (size_t)rank]++;
+        r->asked[home]++;
+        asks = true;
         note_busy(r, ids[j], rank, rank == home);
     }
+    r->asking[home] += asks;
 }
 
 void mb_routing_fill(struct mb_routing *routing, const struct mb_placement_table *placement,
                      const struct mb_choices *choices, const int64_t *first, const int64_t *count)
 {
     const size_t line = (size_t)routing->ep * sizeof(int64_t);
+    memset(routing->asking, 0, line);
+    memset(routing->asked, 0, line);
     memset(routing->rows, 0, line * (size_t)routing->ep);
     memset(routing->slots, 0, line * (size_t)routing->ep);
     memset(routing->own_busy, 0, line);
@@ -100,32 +111,90 @@ static void gather(const struct mb_traffic_shape *shape, int c, int64_t rows, in
     }
 }
 
-static void dispatch(const struct mb_routing *routing, int e, size_t row, bool replicated, struct mb_traffic *out)
+static size_t between(const struct mb_routing *routing, int home, int rank)
 {
-    for (int i = 0; i < routing->ep; i++) {
-        if (i == e) continue;
-        const size_t to = (size_t)e * (size_t)routing->ep + (size_t)i,
-                     from = (size_t)i * (size_t)routing->ep + (size_t)e;
-        const uint64_t rows = (uint64_t)routing->rows[to], pairs = (uint64_t)routing->slots[to];
-        const uint64_t back = (uint64_t)routing->rows[from], there = (uint64_t)routing->slots[from];
+    return (size_t)home * (size_t)routing->ep + (size_t)rank;
+}
+
+// What goes from place `from` to place `to` of the expert-parallel axis, without its header.
+struct parcels {
+    const struct mb_traffic_shape *shape;
+    const struct mb_routing *routing;
+    bool back;    // outputs, else rows
+    size_t bytes; // of one
+};
+
+static uint64_t parcel(const struct parcels *p, int from, int to)
+{
+    const struct mb_routing *routing = p->routing;
+    const bool replicated = p->shape->config->replicated_batch;
+    if (p->back) {
+        // Outputs go home. Where all hold the same tokens, each tells all others what its own experts gave.
+        const size_t at = between(routing, replicated ? from : to, from);
+        const bool sums = p->shape->config->reproducible == MB_REPRODUCIBLE_BATCH;
+        return (uint64_t)(sums ? routing->rows[at] : routing->slots[at]) * p->bytes;
+    }
+    if (replicated) return 0;
+    if (p->shape->algorithm == MB_ALLGATHER)
+        return routing->asking[from]
+                   ? mb_wire_parcel((uint64_t)routing->asking[from], p->bytes, (uint64_t)routing->asked[from])
+                   : 0;
+    const uint64_t rows = (uint64_t)routing->rows[between(routing, from, to)];
+    return rows ? mb_wire_parcel(rows, p->bytes, (uint64_t)routing->slots[between(routing, from, to)]) : 0;
+}
+
+// A message of parcels for or from several places: a table, and each 64-byte aligned.
+static uint64_t add_to_bundle(uint64_t bundle, uint64_t bytes) { return bundle + mb_round_up((size_t)bytes, 64); }
+
+static uint64_t message(uint64_t payload, int parcels)
+{
+    return MB_WIRE_HEADER + (payload ? payload + mb_round_up((size_t)parcels * 16, 64) : 0);
+}
+
+static void two_levels(const struct parcels *p, int group, int e, struct mb_traffic *out)
+{
+    const int ranks = p->shape->ep, groups = ranks / group, a = e / group, b = e % group;
+    for (int i = 0; i < group; i++) {
+        uint64_t there = 0, here = 0;
+        if (i == b) continue;
+        for (int g = 0; g < groups; g++) {
+            there = add_to_bundle(there, parcel(p, e, g * group + i));
+            here = add_to_bundle(here, parcel(p, a * group + i, g * group + b));
+        }
         out->messages++;
-        out->sent += MB_WIRE_HEADER + (replicated ? 0 : mb_wire_parcel(rows, row, pairs));
-        out->received += MB_WIRE_HEADER + (replicated ? 0 : mb_wire_parcel(back, row, there));
-        out->bound += replicated ? MB_WIRE_HEADER : mb_wire_bound(rows, row, pairs);
+        out->sent += message(there, groups);
+        out->received += message(here, groups);
+    }
+    for (int g = 0; g < groups; g++) {
+        uint64_t there = 0, here = 0;
+        if (g == a) continue;
+        for (int i = 0; i < group; i++) {
+            there = add_to_bundle(there, parcel(p, a * group + i, g * group + b));
+            here = add_to_bundle(here, parcel(p, g * group + i, e));
+        }
+        out->messages++;
+        out->sent += message(there, group);
+        out->received += message(here, group);
     }
 }
 
-// Outputs go home. Where all hold the same tokens, each tells all others what its own experts gave.
-static void combine(const struct mb_routing *routing, int e, size_t output, bool replicated, struct mb_traffic *out)
+static void travel(const struct parcels *p, int e, struct mb_traffic *out)
 {
-    for (int i = 0; i < routing->ep; i++) {
+    const int group = p->shape->algorithm == MB_TWOLEVEL ? mb_relay_group(p->shape->ep) : 1;
+    for (int i = 0; i < p->shape->ep; i++) {
         if (i == e) continue;
-        const size_t mine = (size_t)(replicated ? e : i) * (size_t)routing->ep + (size_t)e;
-        const size_t theirs = (size_t)e * (size_t)routing->ep + (size_t)i;
+        const size_t to = between(p->routing, e, i);
+        const bool none = p->shape->config->replicated_batch;
+        if (!p->back)
+            out->bound +=
+                none ? MB_WIRE_HEADER
+                     : mb_wire_bound((uint64_t)p->routing->rows[to], p->bytes, (uint64_t)p->routing->slots[to]);
+        if (group > 1) continue;
         out->messages++;
-        out->sent += MB_WIRE_HEADER + (uint64_t)routing->slots[mine] * output;
-        out->received += MB_WIRE_HEADER + (uint64_t)routing->slots[theirs] * output;
+        out->sent += MB_WIRE_HEADER + parcel(p, e, i);
+        out->received += MB_WIRE_HEADER + parcel(p, i, e);
     }
+    if (group > 1) two_levels(p, group, e, out);
 }
 
 void mb_traffic_add(const struct mb_traffic_shape *shape, const struct mb_routing *routing, int e, int c,
@@ -135,18 +204,20 @@ void mb_traffic_add(const struct mb_traffic_shape *shape, const struct mb_routin
     const size_t element = shape->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4;
     const int64_t tokens = routing->tokens[e], width = config->latent_size ? config->latent_size : config->hidden_size;
     const size_t row = shape->compute == MOEBLOCK_COMPUTE_INT16 ? mb_int16_row_bytes(width) : (size_t)width * element;
+    const size_t output = shape->compute == MOEBLOCK_COMPUTE_F32 ? 4 : 2;
     const bool replicated = config->replicated_batch, spread = shape->ep > 1 && config->routed_enabled;
     int64_t own = routing->slots[(size_t)e * (size_t)shape->ep + (size_t)e], arrived = 0;
     for (int h = 0; h < shape->ep && !replicated; h++)
         if (h != e) arrived += routing->slots[(size_t)h * (size_t)shape->ep + (size_t)e];
     if (shape->sharded) gather(shape, c, tokens, config->hidden_size, shape->x_bytes, &out[MOEBLOCK_TRAFFIC_INPUT]);
-    if (spread) dispatch(routing, e, row, replicated, &out[MOEBLOCK_TRAFFIC_DISPATCH]);
+    if (spread) travel(&(struct parcels){shape, routing, false, row}, e, &out[MOEBLOCK_TRAFFIC_DISPATCH]);
     struct mb_traffic *activations = &out[MOEBLOCK_TRAFFIC_ACTIVATIONS];
     if (config->routed_enabled) gather(shape, c, own, config->routed.intermediate_size, element, activations);
     if (spread) gather(shape, c, arrived, config->routed.intermediate_size, element, activations);
     if (config->shared_enabled) gather(shape, c, tokens, config->shared.intermediate_size, element, activations);
     if (spread)
-        combine(routing, e, (size_t)part(width, shape->tp, c) * element, replicated, &out[MOEBLOCK_TRAFFIC_COMBINE]);
+        travel(&(struct parcels){shape, routing, true, (size_t)part(width, shape->tp, c) * output}, e,
+               &out[MOEBLOCK_TRAFFIC_COMBINE]);
     if (config->routed_enabled && config->latent_size)
         gather(shape, c, tokens, config->latent_size, sizeof(float), &out[MOEBLOCK_TRAFFIC_WHOLE_ROWS]);
     if (config->out_norm)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What each step of the flow moves between the ranks of a mesh, computed from the routing alone: the prediction of
-// `moeblock plan`, in bytes exactly what a real run counts for the same routing (default algorithm).
+// `moeblock plan`, in bytes exactly what a real run counts for the same routing.
 #ifndef MB_TRAFFIC_H
 #define MB_TRAFFIC_H
 
@@ -12,6 +12,7 @@ struct mb_routing {
     int ep;
     int64_t experts;
     int64_t *tokens;              // [ep] of each home
+    int64_t *asking, *asked;      // [ep] tokens of each home that ask any rank, and their (token, expert) pairs
     int64_t *rows;                // tokens of `home` with an expert on `rank`
     int64_t *slots;               // (token, expert) pairs of `home` computed on `rank`
     int64_t *own_busy, *far_busy; // [ep] experts that a rank computes for its own rows, for those of others
@@ -36,9 +37,10 @@ void mb_routing_fill(struct mb_routing *routing, const struct mb_placement_table
 struct mb_traffic_shape {
     const moeblock_config *config;
     int ep, tp;
-    moeblock_compute compute; // no AUTO
-    size_t x_bytes, y_bytes;  // of an element
-    bool sharded;             // x comes hidden-sharded
+    moeblock_compute compute;    // no AUTO
+    size_t x_bytes, y_bytes;     // of an element
+    bool sharded;                // x comes hidden-sharded
+    enum mb_algorithm algorithm; // no AUTO
 };
 
 struct mb_traffic {

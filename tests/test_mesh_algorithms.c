@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // However rows travel, the bytes are those of one process; with `batch` they are those of any batch, near one process,
 // and fewer travel.
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "cmocka.h"
 #include "support/golden.h"
 #include "support/mesh_double.h"
 #include "support/mesh_rank.h"
+#include "traffic.h"
 
 static const char *const cases[] = {"deepseek_v3-bf16", "deepseek_v3-f32",    "gpt_oss_mxfp4",
                                     "llama4-bf16",      "longcat_flash-bf16", "nemotron_h_latent-bf16"};
@@ -115,12 +119,161 @@ static void batch(void **state)
     }
 }
 
+struct counted {
+    struct scenario scenario;
+    moeblock_config *config; // what the ranks are told
+    moeblock_compute compute;
+    uint64_t combined[2]; // bytes that came back, by enum mb_reproducible
+};
+
+// What a rank counted, beside what src/traffic.c predicts of the same routing.
+static void count_rank(void *argument, moeblock_mesh *mesh)
+{
+    struct counted *counted = argument;
+    const struct golden_case *golden = counted->scenario.golden;
+    const moeblock_config *config = counted->config;
+    const moeblock_allocator *allocator = &mb_default_allocator;
+    struct mb_placement_table placement;
+    struct mb_routing routing;
+    struct mb_traffic expected[MOEBLOCK_TRAFFIC_STEPS] = {{0}};
+    int64_t first[16], count[16];
+    rank_body(&counted->scenario, mesh);
+    for (int h = 0; h < mesh->rows; h++) {
+        mb_split(golden->tokens, mesh->rows, h, &first[h], &count[h]);
+        count[h] -= first[h];
+    }
+    assert_int_equal(mb_placement_contiguous(allocator, config->num_experts, mesh->rows, &placement, NULL), 0);
+    assert_int_equal(mb_routing_create(allocator, mesh->rows, config->num_experts, &routing, NULL), 0);
+    mb_routing_fill(&routing, &placement,
+                    &(struct mb_choices){.ids = counted->scenario.single->ids, .rows = golden->tokens, .k = golden->k},
+                    first, count);
+    const struct mb_traffic_shape shape = {.config = config,
+                                           .ep = mesh->rows,
+                                           .tp = mesh->columns,
+                                           .compute = counted->compute,
+                                           .x_bytes = 4,
+                                           .y_bytes = 4,
+                                           .algorithm = config->algorithm};
+    mb_traffic_add(&shape, &routing, mesh->row, mesh->column, expected);
+    for (int s = 0; s < MOEBLOCK_TRAFFIC_STEPS; s++) {
+        uint64_t messages = 0, sent = 0, received = 0, bound = 0;
+        for (int axis = 0; axis < 2; axis++) {
+            moeblock_traffic one = {.struct_size = sizeof one};
+            moeblock_mesh_get_traffic(mesh, (moeblock_traffic_step)s, axis, -1, &one);
+            messages += one.messages_sent, sent += one.bytes_sent;
+            received += one.bytes_received, bound += one.bound_sent;
+        }
+        if (messages != expected[s].messages || sent != expected[s].sent || received != expected[s].received ||
+            bound != expected[s].bound)
+            fail_msg("%s, step %d of rank %d: %llu bytes sent, %llu received, expected %llu, %llu", golden->name, s,
+                     mesh->rank, (unsigned long long)sent, (unsigned long long)received,
+                     (unsigned long long)expected[s].sent, (unsigned long long)expected[s].received);
+        if (mesh->rank == 0 && s == MOEBLOCK_TRAFFIC_COMBINE) counted->combined[config->reproducible] = sent;
+    }
+    mb_routing_free(&routing);
+    mb_placement_free(&placement);
+}
+
+// Bytes of every step as predicted, for each way and both levels; sums at the experts' ranks are fewer bytes.
+static void bytes_as_predicted(void **state)
+{
+    (void)state;
+    static const int shapes[][2] = {{2, 2}, {3, 1}, {6, 1}, {12, 1}};
+    static const char *const names[] = {"alltoall", "allgather", "twolevel"};
+    for (int c = 0; c < CASES; c++) {
+        struct golden_case golden;
+        struct golden_run single;
+        open_case(cases[c], &golden, &single);
+        moeblock_block_info info = {.struct_size = sizeof info};
+        moeblock_block_get_info(single.block, &info);
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            for (int way = 0; way < 3; way++) {
+                struct counted counted = {.compute = info.compute};
+                for (int batch = 0; batch < 2; batch++) {
+                    char algorithm[64];
+                    snprintf(algorithm, sizeof algorithm, "mesh.algorithm=%s", names[way]);
+                    const char *const set[] = {algorithm, batch ? "mesh.reproducible=batch" : "mesh.reproducible=mesh"};
+                    counted.scenario = (struct scenario){.golden = &golden,
+                                                         .single = &single,
+                                                         .mode = MOEBLOCK_PREFILL,
+                                                         .set = set,
+                                                         .n_set = 2,
+                                                         .tolerance = batch ? 4e-3 : 0};
+                    counted.config = mb_config_copy(single.config, &mb_default_allocator);
+                    counted.config->algorithm = (enum mb_algorithm)way;
+                    counted.config->reproducible = (enum mb_reproducible)batch;
+                    struct mesh_double *mesh = mesh_double_create(shapes[i][0], shapes[i][1]);
+                    mesh_double_run(mesh, count_rank, &counted);
+                    mesh_double_destroy(mesh);
+                    moeblock_config_destroy(&counted.config);
+                }
+                assert_true(counted.combined[1] <= counted.combined[0]);
+                if (shapes[i][0] == 2 && golden.k > 2) assert_true(counted.combined[1] < counted.combined[0]);
+            }
+        }
+        golden_run_free(&golden, &single);
+        golden_close(&golden);
+    }
+}
+
+// AUTO: few messages where messages cost most, few bytes where bytes do. Never all rows to all ranks.
+static void the_quickest_way(void **state)
+{
+    (void)state;
+    struct mb_travel travel = {
+        .ranks = 256, .tokens = 1, .experts = 256, .k = 8, .row = 14336, .output = 14336, .alpha = 2e-6, .beta = 25e9};
+    char text[400];
+    assert_int_equal(mb_travel_choose(MB_ALGORITHM_AUTO, &travel), MB_TWOLEVEL);
+    mb_travel_explain(MB_ALGORITHM_AUTO, &travel, text, sizeof text);
+    assert_non_null(strstr(text, "twolevel (the quickest"));
+    travel.tokens = 4096;
+    assert_int_equal(mb_travel_choose(MB_ALGORITHM_AUTO, &travel), MB_ALLTOALL);
+    travel.ranks = 251; // a prime
+    assert_int_equal(mb_travel_choose(MB_TWOLEVEL, &travel), MB_ALLTOALL);
+    assert_int_equal(mb_travel_choose(MB_ALLGATHER, &travel), MB_ALLGATHER);
+    struct mb_travel_cost cost[MB_ALGORITHMS];
+    travel = (struct mb_travel){
+        .ranks = 2, .tokens = 1, .experts = 2, .k = 2, .row = 100, .output = 50, .alpha = 1, .beta = 1e9};
+    mb_travel_costs(&travel, cost);
+    // Every token goes to the other rank with one pair and one output comes back; a header each way.
+    assert_true(fabs(cost[MB_ALLTOALL].bytes - (104 + 8 + 50 + 64)) < 1e-9);
+    assert_true(cost[MB_ALLTOALL].messages == 2 && fabs(cost[MB_ALLTOALL].seconds - 2) < 1e-3);
+}
+
+// Ranks of unlike machines: float32 compute takes the sums that all have, AUTO what is best for every one.
+static void unlike(void *argument, moeblock_mesh *mesh)
+{
+    const struct golden_case *golden = argument;
+    const moeblock_context_options options = {
+        .struct_size = sizeof options, .threads = 1, .cpu_level = mesh->rank == 1 ? "generic" : NULL};
+    const moeblock_config_options config_options = {.struct_size = sizeof config_options, .layer = golden->layer};
+    const moeblock_block_options compute = {.struct_size = sizeof compute, .compute = MOEBLOCK_COMPUTE_F32};
+    struct rank_objects rank = {.context = NULL};
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    assert_int_equal(moeblock_context_create(&options, &rank.context, &error), MOEBLOCK_OK);
+    assert_int_equal(moeblock_config_open(rank.context, golden->folder, &config_options, &rank.config, &error), 0);
+    assert_int_equal(moeblock_block_create(rank.context, rank.config, mesh, &compute, &rank.block, &error), 0);
+    if (moeblock_block_load_files(rank.block, golden->folder, NULL, &error)) fail_msg("%s", error.message);
+    assert_false(rank.context->kernels->fused);
+    rank_close(&rank);
+}
+
+static void unlike_machines(void **state)
+{
+    (void)state;
+    struct golden_case golden;
+    golden_open("deepseek_v3-f32", &golden);
+    struct mesh_double *mesh = mesh_double_create(3, 1);
+    mesh_double_run(mesh, unlike, &golden);
+    mesh_double_destroy(mesh);
+    golden_close(&golden);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_gather),
-        cmocka_unit_test(two_levels),
-        cmocka_unit_test(batch),
+        cmocka_unit_test(all_gather),         cmocka_unit_test(two_levels),       cmocka_unit_test(batch),
+        cmocka_unit_test(bytes_as_predicted), cmocka_unit_test(the_quickest_way), cmocka_unit_test(unlike_machines),
     };
     return cmocka_run_group_tests_name("mesh algorithms", tests, NULL, NULL);
 }

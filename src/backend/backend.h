@@ -11,6 +11,7 @@
 #include "experts/expert.h"
 #include "experts/shared_gate.h"
 #include "kernels/kernels.h"
+#include "mesh/algorithm.h"
 #include "mesh/mesh.h"
 #include "mesh/placement.h"
 #include "moeblock/block.h"
@@ -86,6 +87,7 @@ struct mb_run {
     moeblock_sharding sharding; // of x and y
     bool route_only;            // stops behind the router
     int64_t first, n;
+    int64_t longest;          // the most tokens of a pass of any rank
     int64_t k;                // slots per token
     int64_t state_width;      // of the router's state; 0: none
     const int32_t *given_ids; // ids and weights from outside ([T, k]); NULL: the router decides
@@ -122,6 +124,8 @@ struct mb_backend {
                             moeblock_error *error);
     void (*unload)(const moeblock_block *block, struct mb_weight_set *set);
     int64_t (*chunk_tokens)(const moeblock_block *block);
+    // What decides how rows travel in passes of `tokens` tokens, of any rank.
+    void (*travel)(const moeblock_block *block, int64_t tokens, struct mb_travel *out);
     // Bytes for passes of up to `tokens` tokens with `workers` workers, and the same memory laid out.
     size_t (*workspace_bytes)(const moeblock_block *block, int64_t tokens, int workers);
     void (*workspace_place)(moeblock_workspace *workspace);

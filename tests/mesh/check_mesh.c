@@ -100,7 +100,8 @@ static int check_traffic(const struct rank *rank, const struct input *input, boo
                                            .compute = rank->block->set->compute,
                                            .x_bytes = sizeof(float),
                                            .y_bytes = sizeof(float),
-                                           .sharded = sharded};
+                                           .sharded = sharded,
+                                           .algorithm = rank->config->algorithm};
     const struct mb_choices choices = {
         .ids = input->ids.data, .rows = input->tokens, .k = rank->config->num_experts_per_tok};
     struct mb_traffic expected[MOEBLOCK_TRAFFIC_STEPS] = {{0}};

@@ -16,6 +16,7 @@ const struct mb_backend mb_backend_cpu = {
     .size = mb_cpu_size,
     .unload = mb_cpu_unload,
     .chunk_tokens = mb_cpu_chunk_tokens,
+    .travel = mb_cpu_travel,
     .workspace_bytes = mb_cpu_workspace_bytes,
     .workspace_place = mb_cpu_workspace_place,
     .begin = mb_cpu_begin,
@@ -35,7 +36,27 @@ const struct mb_backend mb_backend_cpu = {
 void mb_cpu_begin(struct mb_run *run)
 {
     const size_t bytes = mb_carry_bytes(run->block);
+    struct mb_travel travel;
     if (bytes) memset(mb_buffers_of(run)->carry, 0, bytes);
+    mb_cpu_travel(run->block, run->longest, &travel);
+    run->algorithm = mb_travel_choose(run->block->config->algorithm, &travel);
+}
+
+// The same for all ranks: of columns that differ by one the wider.
+void mb_cpu_travel(const moeblock_block *block, int64_t tokens, struct mb_travel *out)
+{
+    const moeblock_mesh *mesh = block->mesh;
+    *out = (struct mb_travel){
+        .ranks = block->share.ep,
+        .tokens = tokens,
+        .experts = mb_max(1, mb_all_experts(block->config)),
+        .k = mb_min(mb_all_slots(block->config), mb_max(1, mb_all_experts(block->config))),
+        .row = mb_row_bytes(block->set, block->routed_width),
+        .output = (size_t)mb_ceil_div(block->routed_width, block->share.tp) * mb_output_bytes(block->set),
+        .sums = mb_sums_there(block),
+        .same_tokens = block->config->replicated_batch,
+    };
+    mb_travel_rates(!mesh || mesh->transport.node_size == mesh->size, out);
 }
 
 int64_t mb_slots_most(const moeblock_block *block, int64_t rows, int64_t k)

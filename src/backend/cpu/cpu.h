@@ -196,6 +196,7 @@ moeblock_status mb_cpu_size(const moeblock_block *block, enum mb_format format, 
                             moeblock_error *error);
 void mb_cpu_unload(const moeblock_block *block, struct mb_weight_set *set);
 int64_t mb_cpu_chunk_tokens(const moeblock_block *block);
+void mb_cpu_travel(const moeblock_block *block, int64_t tokens, struct mb_travel *out);
 size_t mb_cpu_workspace_bytes(const moeblock_block *block, int64_t tokens, int workers);
 void mb_cpu_workspace_place(moeblock_workspace *workspace);
 void mb_cpu_begin(struct mb_run *run);
