@@ -34,6 +34,12 @@ class Tensor(ctypes.Structure):
                 ("dims", ctypes.c_int64 * MAX_RANK), ("data", ctypes.c_void_p), ("bytes", ctypes.c_size_t)]
 
 
+class BlockInfo(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_uint32), ("compute", ctypes.c_int), ("format", ctypes.c_char_p),
+                ("packed_bytes", ctypes.c_size_t), ("expert_packed_bytes", ctypes.c_size_t),
+                ("chunk_tokens", ctypes.c_int64)]
+
+
 class Array(ctypes.Structure):
     _fields_ = [("dtype", ctypes.c_int), ("rank", ctypes.c_int), ("dims", ctypes.c_int64 * MAX_RANK),
                 ("strides", ctypes.c_int64 * MAX_RANK), ("data", ctypes.c_void_p)]
@@ -85,6 +91,12 @@ class Block:
 
     def level(self):
         return self.c.moeblock_context_level(self.context).decode()
+
+    def expert_bytes(self):
+        """Bytes of one routed expert in memory."""
+        info = BlockInfo(ctypes.sizeof(BlockInfo))
+        self.c.moeblock_block_get_info(self.block, ctypes.byref(info))
+        return info.expert_packed_bytes
 
     def load_files(self, path):
         self.call("block_load_files", self.block, path.encode(), None)

@@ -14,7 +14,7 @@
 // By format; codes that take many steps to become floats run out of registers early.
 #define MB_ROWS_IN_REGISTERS                                                                                           \
     {                                                                                                                  \
-        INT64_MAX, INT64_MAX, INT64_MAX, 4, 4                                                                          \
+        INT64_MAX, INT64_MAX, INT64_MAX, 4, 4, 4, 4, 6, 6                                                              \
     }
 #define MB_LEVEL(name) mb_avx2_##name
 
@@ -28,6 +28,7 @@ static inline mb_v mb_v_all(float value) { return _mm256_set1_ps(value); }
 static inline mb_v mb_v_load(const float *from) { return _mm256_loadu_ps(from); }
 static inline void mb_v_store(float *to, mb_v v) { _mm256_storeu_ps(to, v); }
 static inline mb_v mb_v_add(mb_v a, mb_v b) { return _mm256_add_ps(a, b); }
+static inline mb_v mb_v_sub(mb_v a, mb_v b) { return _mm256_sub_ps(a, b); }
 static inline mb_v mb_v_mul(mb_v a, mb_v b) { return _mm256_mul_ps(a, b); }
 static inline mb_v mb_v_fma(mb_v a, mb_v b, mb_v c) { return _mm256_fmadd_ps(a, b, c); }
 
@@ -54,20 +55,27 @@ static inline mb_u mb_u_e4m3(mb_u bytes, int upper)
     return _mm256_and_si256(_mm256_srai_epi16(codes, 1), _mm256_set1_epi16((short)0xbf80));
 }
 
-// Half the value of e2m1 code `nibble` of each lane.
-static inline mb_v mb_v_e2m1(mb_u nibbles, int nibble)
+// The value of e2m1 code `nibble` of each lane, in units of which code 1 (a half) is `u`.
+static inline mb_v mb_v_e2m1(mb_u nibbles, int nibble, const float u)
 {
-    const mb_v halves = _mm256_setr_ps(0, .25f, .5f, .75f, 1, 1.5f, 2, 3);
-    const mb_v magnitude = _mm256_permutevar8x32_ps(halves, _mm256_srli_epi32(nibbles, 4 * nibble));
+    const mb_v values = _mm256_setr_ps(0, u, 2 * u, 3 * u, 4 * u, 6 * u, 8 * u, 12 * u);
+    const mb_v magnitude = _mm256_permutevar8x32_ps(values, _mm256_srli_epi32(nibbles, 4 * nibble));
     const mb_u sign = _mm256_and_si256(_mm256_slli_epi32(nibbles, 28 - 4 * nibble), _mm256_set1_epi32(INT32_MIN));
     return _mm256_or_ps(magnitude, _mm256_castsi256_ps(sign));
 }
 
-// 2^(byte - 127) of MB_LANES bytes; 255 gives infinity.
-static inline mb_v mb_v_power(const uint8_t *bytes)
+// MB_LANES bytes, each in the bits of a lane from `shift` on, beside those of `bits`.
+static inline mb_v mb_v_bytes(const uint8_t *bytes, unsigned shift, uint32_t bits)
 {
-    const __m128i eight = _mm_loadl_epi64((const __m128i *)(const void *)bytes);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(eight), 23));
+    const mb_u lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)bytes));
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_slli_epi32(lanes, (int)shift), _mm256_set1_epi32((int32_t)bits)));
+}
+
+// Some bits of each lane, beside those of `bits`.
+static inline mb_v mb_v_field(mb_u lanes, unsigned shift, uint32_t mask, uint32_t bits)
+{
+    const mb_u field = _mm256_and_si256(_mm256_srli_epi32(lanes, (int)shift), _mm256_set1_epi32((int32_t)mask));
+    return _mm256_castsi256_ps(_mm256_or_si256(field, _mm256_set1_epi32((int32_t)bits)));
 }
 
 // For packing: first the lower words of all lanes, then the upper ones.

@@ -14,7 +14,7 @@
 // By format; where both ways met on an Intel server core, which has the fewest execution units for the work.
 #define MB_ROWS_IN_REGISTERS                                                                                           \
     {                                                                                                                  \
-        INT64_MAX, 48, 96, 18, 36                                                                                      \
+        INT64_MAX, 48, 96, 18, 36, 18, 36, 36, 36                                                                      \
     }
 #if !defined(MB_LEVEL) // level `avx512vnni` has the same vectors
 #define MB_LEVEL(name) mb_avx512_##name
@@ -30,6 +30,7 @@ static inline mb_v mb_v_all(float value) { return _mm512_set1_ps(value); }
 static inline mb_v mb_v_load(const float *from) { return _mm512_loadu_ps(from); }
 static inline void mb_v_store(float *to, mb_v v) { _mm512_storeu_ps(to, v); }
 static inline mb_v mb_v_add(mb_v a, mb_v b) { return _mm512_add_ps(a, b); }
+static inline mb_v mb_v_sub(mb_v a, mb_v b) { return _mm512_sub_ps(a, b); }
 static inline mb_v mb_v_mul(mb_v a, mb_v b) { return _mm512_mul_ps(a, b); }
 static inline mb_v mb_v_fma(mb_v a, mb_v b, mb_v c) { return _mm512_fmadd_ps(a, b, c); }
 
@@ -56,18 +57,28 @@ static inline mb_u mb_u_e4m3(mb_u bytes, int upper)
     return _mm512_and_si512(_mm512_srai_epi16(codes, 1), _mm512_set1_epi16((short)0xbf80));
 }
 
-// Half the value of e2m1 code `nibble` of each lane.
-static inline mb_v mb_v_e2m1(mb_u nibbles, int nibble)
+// The value of e2m1 code `nibble` of each lane, in units of which code 1 (a half) is `u`.
+static inline mb_v mb_v_e2m1(mb_u nibbles, int nibble, const float u)
 {
-    const mb_v halves = _mm512_setr_ps(0, .25f, .5f, .75f, 1, 1.5f, 2, 3, -0.0f, -.25f, -.5f, -.75f, -1, -1.5f, -2, -3);
-    return _mm512_permutexvar_ps(_mm512_srli_epi32(nibbles, (unsigned)(4 * nibble)), halves);
+    const mb_v values =
+        _mm512_setr_ps(0, u, 2 * u, 3 * u, 4 * u, 6 * u, 8 * u, 12 * u, -0.0f, -u, -2 * u, -3 * u, -4 * u, -6 * u,
+                       -8 * u, -12 * u);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(nibbles, (unsigned)(4 * nibble)), values);
 }
 
-// 2^(byte - 127) of MB_LANES bytes; 255 gives infinity.
-static inline mb_v mb_v_power(const uint8_t *bytes)
+// MB_LANES bytes, each in the bits of a lane from `shift` on, beside those of `bits`.
+static inline mb_v mb_v_bytes(const uint8_t *bytes, unsigned shift, uint32_t bits)
 {
-    const __m128i sixteen = _mm_loadu_si128((const __m128i *)(const void *)bytes);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(sixteen), 23));
+    const mb_u lanes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)bytes));
+    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_slli_epi32(lanes, shift), _mm512_set1_epi32((int32_t)bits)));
+}
+
+// Some bits of each lane, beside those of `bits`.
+static inline mb_v mb_v_field(mb_u lanes, unsigned shift, uint32_t mask, uint32_t bits)
+{
+    const mb_u field = _mm512_srli_epi32(lanes, shift), other = _mm512_set1_epi32((int32_t)bits);
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(field, _mm512_set1_epi32((int32_t)mask), other, 0xea)); // field & mask | other
 }
 
 // For packing: first the lower words of all lanes, then the upper ones.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who computes a format: those without lines of their own take the functions of level `generic`, with its packing.
+// Who computes a matrix: one whose groups do not fit the lines takes the functions of level `generic`, with its packing.
 
 static bool has_lines(const struct mb_packing *packing)
 {
-    return packing->format <= MB_PACKED_FP4 && (packing->format != MB_PACKED_FP8 || packing->group == 128);
+    return packing->group >= packing->k || packing->group % 8 == 0; // no group ends within a line
 }
 
 static size_t packed_bytes(const struct mb_packing *packing)

@@ -53,7 +53,7 @@ MB_INLINE void add_group(const int rows, const struct int16_tile *tile, int s, i
     mb_v powers[MB_STRIP_VECTORS];
     MB_UNROLL
     for (int v = 0; v < MB_STRIP_VECTORS; v++)
-        powers[v] = mb_v_power(tile->exponents[s] + group * MB_COLUMNS + v * MB_LANES);
+        powers[v] = mb_v_bytes(tile->exponents[s] + group * MB_COLUMNS + v * MB_LANES, 23, 0);
     MB_UNROLL
     for (int r = 0; r < rows; r++) {
         const mb_v scale = mb_v_all(tile->x[r * MB_X_STRIDE + CHUNK / 2 + group]);
@@ -240,17 +240,17 @@ static void strip_sums(const struct mb_packing *packing, const uint8_t *first, i
                        const struct mb_rows *rows, int64_t r0, int64_t m, const struct mb_fma_scratch *scratch)
 {
     const struct mb_fma_layout layout = mb_fma_layout_of(packing);
-    const int64_t all_lines = mb_ceil_div(packing->k, LINE_INPUTS);
+    const int64_t all_lines = mb_ceil_div(packing->k, LINE_INPUTS), groups = mb_packed_groups(packing);
     const bool expands = m > DIRECT_ROWS;
     int shape = 0;
     while (shape < MB_SHAPES - 1 && m <= shape_rows[shape + 1]) shape++;
-    for (int64_t g0 = 0; g0 < layout.groups; g0 += CHUNK_GROUPS) {
-        struct int16_tile block = {.x = scratch->x, .groups = mb_min(CHUNK_GROUPS, layout.groups - g0)};
+    for (int64_t g0 = 0; g0 < groups; g0 += CHUNK_GROUPS) {
+        struct int16_tile block = {.x = scratch->x, .groups = mb_min(CHUNK_GROUPS, groups - g0)};
         block.lines_left = mb_min(CHUNK_GROUPS * GROUP_LINES, all_lines - g0 * GROUP_LINES);
         for (int64_t s = 0; s < strips; s++) {
             const uint8_t *strip = first + (size_t)(s0 + s) * layout.strip_bytes;
             block.lines[s] = strip + (size_t)g0 * GROUP_BYTES;
-            block.exponents[s] = strip + layout.scales + (size_t)g0 * MB_COLUMNS;
+            block.exponents[s] = strip + layout.factors + (size_t)g0 * MB_COLUMNS;
             block.sums[s] = scratch->sums + (s0 + s) * m * MB_COLUMNS;
             if (!expands) continue;
             uint8_t *to = (uint8_t *)(scratch->weights + s * MB_CHUNK * MB_COLUMNS);

@@ -5,6 +5,12 @@
 
 #include "base/float.h"
 
+// Whether chains that are scaled behind the tiles need memory beside the sums: a single one may lie there.
+static bool has_own_chains(const struct mb_packing *packing, const struct mb_fma_layout *layout)
+{
+    return layout->late && layout->chain < packing->k;
+}
+
 struct mb_fma_scratch MB_LEVEL(scratch_of)(void *memory, int64_t m)
 {
     const int64_t rows = mb_min(m, MB_BLOCK_ROWS);
@@ -12,13 +18,15 @@ struct mb_fma_scratch MB_LEVEL(scratch_of)(void *memory, int64_t m)
     scratch.sums = scratch.weights + MB_TILE_STRIPS * MB_CHUNK * MB_COLUMNS;
     scratch.out = scratch.sums + MB_BLOCK_STRIPS * rows * MB_COLUMNS;
     scratch.x = scratch.out + rows * MB_COLUMNS;
+    scratch.chains = scratch.x + rows * MB_X_STRIDE;
     return scratch;
 }
 
 size_t MB_LEVEL(scratch_bytes)(const struct mb_packing *packing, int64_t m)
 {
-    (void)packing;
-    const int64_t rows = mb_min(m, MB_BLOCK_ROWS), row = (MB_BLOCK_STRIPS + 1) * MB_COLUMNS + MB_X_STRIDE;
+    const struct mb_fma_layout layout = mb_fma_layout_of(packing);
+    const int64_t rows = mb_min(m, MB_BLOCK_ROWS), chains = has_own_chains(packing, &layout) ? MB_BLOCK_STRIPS : 0;
+    const int64_t row = (MB_BLOCK_STRIPS + 1 + chains) * MB_COLUMNS + MB_X_STRIDE;
     return (size_t)(MB_TILE_STRIPS * MB_CHUNK * MB_COLUMNS + rows * row) * sizeof(float);
 }
 
@@ -55,7 +63,8 @@ struct plan {
 static struct plan plan_of(const struct mb_packing *packing, int64_t m, bool separate)
 {
     static const mb_fma_tile_call(*const direct[MB_PACKED_FORMATS])[MB_TILE_ROWS_MOST] = {
-        MB_LEVEL(tiles_f32), MB_LEVEL(tiles_f16), MB_LEVEL(tiles_bf16), MB_LEVEL(tiles_fp8), MB_LEVEL(tiles_fp4)};
+        MB_LEVEL(tiles_f32), MB_LEVEL(tiles_f16),   MB_LEVEL(tiles_bf16),  MB_LEVEL(tiles_fp8), MB_LEVEL(tiles_fp4),
+        MB_LEVEL(tiles_mxfp8), MB_LEVEL(tiles_nvfp4), MB_LEVEL(tiles_int4), MB_LEVEL(tiles_int8)};
     struct plan plan = {.tiles = direct[packing->format]};
     plan.expand = m > rows_in_registers[packing->format] || (separate && packing->format != MB_PACKED_F32);
     if (plan.expand) plan.tiles = MB_LEVEL(tiles_f32);
@@ -82,32 +91,85 @@ static void run_tiles(const struct plan *plan, int shape, int64_t m, ptrdiff_t n
     }
 }
 
-// Strips [s0, s0 + (1 << shape)) of the block that starts at `block`, inputs [k0, k0 + whole).
+// Whether tiles cannot read one of the factors: NVFP4's 255, MXFP8's 255 and those below 8.
+static bool has_rare_factors(enum mb_packed_format format, const uint8_t *factors, int64_t count)
+{
+    const uint8_t last = format == MB_PACKED_MXFP8 ? 8 : 0;
+    uint8_t rare = 0;
+    if (format != MB_PACKED_MXFP8 && format != MB_PACKED_NVFP4) return false;
+    for (int64_t i = 0; i < count; i++) rare |= (uint8_t)(factors[i] + 1) <= last;
+    return rare;
+}
+
+// Strips [s0, s0 + (1 << shape)) of the block that starts at `block`, inputs [k0, k0 + whole); their chains continue in
+// `sums`, or are the tiles' own and scaled by them.
 static void run_strips(const struct mb_packing *packing, const struct plan *plan, const uint8_t *block, int64_t s0,
-                       int shape, int64_t k0, int64_t whole, int64_t m, ptrdiff_t next,
+                       int shape, int64_t k0, int64_t whole, int64_t m, ptrdiff_t next, float *sums,
                        const struct mb_fma_scratch *scratch)
 {
     const struct mb_fma_layout layout = mb_fma_layout_of(packing);
-    const bool fp4 = packing->format == MB_PACKED_FP4;
-    struct mb_fma_tile tile = {.count = whole, .group = fp4 ? packing->group : whole};
+    const bool lines = packing->group && packing->group % layout.line_inputs == 0; // else there is one group at most
+    const int64_t group = lines ? mb_min(packing->group, whole) : whole;
+    const int64_t g0 = packing->group ? k0 / packing->group : 0, groups = mb_ceil_div(whole, group);
+    struct mb_fma_tile tile = {.count = whole, .group = group};
+    struct plan here = *plan;
+    bool rare = false;
     for (int s = 0; s < 1 << shape; s++) {
         const uint8_t *strip = block + (size_t)(s0 + s) * layout.strip_bytes;
         tile.lines[s] = strip + (size_t)(k0 / layout.line_inputs) * MB_LINE_BYTES;
-        tile.sums[s] = scratch->sums + (s0 + s) * m * MB_COLUMNS;
-        const uint8_t *scales = strip + layout.scales;
-        if (fp4) tile.exponents[s] = scales + k0 / packing->group * MB_COLUMNS;
-        if (packing->format == MB_PACKED_FP8)
-            tile.scales[s] = (const float *)(const void *)scales + k0 / packing->group * MB_COLUMNS;
+        tile.sums[s] = sums + (s0 + s) * m * MB_COLUMNS;
+        tile.factors[s] = strip + layout.factors + g0 * MB_COLUMNS;
+        if (layout.chain && !layout.late)
+            tile.scales[s] = (const float *)(const void *)(strip + layout.scales) + g0 * MB_COLUMNS;
+        rare = rare || has_rare_factors(packing->format, tile.factors[s], groups * MB_COLUMNS);
     }
-    for (int s = 0; plan->expand && s < 1 << shape; s++) {
+    if (rare && !here.expand) {
+        here.expand = true;
+        here.tiles = MB_LEVEL(tiles_f32);
+    }
+    for (int s = 0; here.expand && s < 1 << shape; s++) {
         const struct mb_fma_tile one = {
-            .lines = {tile.lines[s]}, .exponents = {tile.exponents[s]}, .count = whole, .group = tile.group};
+            .lines = {tile.lines[s]}, .factors = {tile.factors[s]}, .count = whole, .group = group};
         float *to = scratch->weights + s * MB_CHUNK * MB_COLUMNS;
-        MB_LEVEL(expand)(packing, &one, to);
+        MB_LEVEL(expand)(packing, &one, rare, to);
         tile.lines[s] = (const uint8_t *)to;
     }
-    if (plan->expand) tile.group = whole;
-    run_tiles(plan, shape, m, next, scratch, &tile);
+    if (here.expand && !tile.scales[0]) tile.group = whole;
+    run_tiles(&here, shape, m, next, scratch, &tile);
+}
+
+// The end of chains that no tile scales: sums = sums + scale * chain, and new chains begin. A single chain lies where
+// the sums are wanted.
+static void end_chains(const struct mb_packing *packing, const uint8_t *block, int64_t strips, int64_t g, int64_t m,
+                       float *chains, float *sums)
+{
+    const struct mb_fma_layout layout = mb_fma_layout_of(packing);
+    for (int64_t s = 0; s < strips; s++) {
+        const uint8_t *strip = block + (size_t)s * layout.strip_bytes;
+        const float *scales = (const float *)(const void *)(strip + layout.scales) + g * MB_COLUMNS;
+        for (int64_t i = s * m * MB_COLUMNS; i < (s + 1) * m * MB_COLUMNS; i++) {
+            const float before = chains == sums ? 0.0f : sums[i];
+            sums[i] = before + scales[i % MB_COLUMNS] * chains[i];
+            if (chains != sums) chains[i] = 0;
+        }
+    }
+}
+
+// All strips of a block of panels on inputs [k0, k0 + whole), which are in the scratch.
+static void run_chunk(const struct mb_packing *packing, const struct plan *plan, const uint8_t *block, int64_t strips,
+                      int64_t k0, int64_t whole, int64_t m, float *sums, const struct mb_fma_scratch *scratch)
+{
+    const struct mb_fma_layout layout = mb_fma_layout_of(packing);
+    for (int64_t s = 0; s < strips;) {
+        int shape = plan->shape;
+        while (1 << shape > strips - s) shape--;
+        // After the block's last strip come the first one's next inputs.
+        const int64_t chunk_bytes = layout.chunk / layout.line_inputs * (int64_t)MB_LINE_BYTES;
+        const int64_t strip_bytes = (int64_t)layout.strip_bytes;
+        const ptrdiff_t next = s + (1 << shape) < strips ? strip_bytes << shape : chunk_bytes - s * strip_bytes;
+        run_strips(packing, plan, block, s, shape, k0, whole, m, next, sums, scratch);
+        s += 1 << shape;
+    }
 }
 
 void MB_LEVEL(sums)(const struct mb_packing *packing, const void *packed, int64_t panel, int64_t panels,
@@ -122,20 +184,19 @@ void MB_LEVEL(sums)(const struct mb_packing *packing, const void *packed, int64_
     const struct plan plan = plan_of(packing, m, separate);
     const int64_t strips = panels * packing->parts;
     const uint8_t *block = (const uint8_t *)packed + (size_t)panel * layout.panel_bytes;
+    const bool own_chains = has_own_chains(packing, &layout);
+    float *chains = own_chains ? scratch->chains : scratch->sums;
     memset(scratch->sums, 0, (size_t)(strips * m * MB_COLUMNS) * sizeof(float));
-    for (int64_t k0 = 0; k0 < packing->k; k0 += layout.chunk) {
-        const int64_t count = mb_min(layout.chunk, packing->k - k0);
+    if (own_chains) memset(chains, 0, (size_t)(strips * m * MB_COLUMNS) * sizeof(float));
+    for (int64_t k0 = 0, count; k0 < packing->k; k0 += count) {
+        // A group longer than a chunk ends with one.
+        count = mb_min(layout.chunk, packing->k - k0);
+        if (packing->group > layout.chunk) count = mb_min(count, packing->group - k0 % packing->group);
         const int64_t whole = mb_ceil_div(count, layout.line_inputs) * layout.line_inputs;
         prepare_rows(rows, r0, m, k0, count, whole, scratch->x);
-        for (int64_t s = 0; s < strips;) {
-            int shape = plan.shape;
-            while (1 << shape > strips - s) shape--;
-            // After the block's last strip come the first one's next inputs.
-            const int64_t chunk_bytes = layout.chunk / layout.line_inputs * (int64_t)MB_LINE_BYTES;
-            const int64_t strip_bytes = (int64_t)layout.strip_bytes;
-            const ptrdiff_t next = s + (1 << shape) < strips ? strip_bytes << shape : chunk_bytes - s * strip_bytes;
-            run_strips(packing, &plan, block, s, shape, k0, whole, m, next, scratch);
-            s += 1 << shape;
-        }
+        run_chunk(packing, &plan, block, strips, k0, whole, m, chains, scratch);
+        const int64_t end = k0 + count;
+        if (layout.late && (end == packing->k || end % layout.chain == 0))
+            end_chains(packing, block, strips, k0 / layout.chain, m, chains, scratch->sums);
     }
 }

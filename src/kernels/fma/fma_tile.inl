@@ -13,11 +13,11 @@
 // Input i of a line of one strip's vectors [v0, v0 + 2) for all rows.
 MB_INLINE void mb_tile_input(const enum mb_packed_format format, const bool separate, const int rows, const int v0,
                              const int i, mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], const struct mb_line *line,
-                             const mb_v *powers, const float *x)
+                             const mb_v *factors, const float *x)
 {
     if (i >= mb_line_inputs(format)) return;
-    const mb_v first = mb_line_value(format, &line[0], i, powers[v0]);
-    const mb_v second = mb_line_value(format, &line[1], i, powers[v0 + 1]);
+    const mb_v first = mb_line_value(format, &line[0], i, factors[v0]);
+    const mb_v second = mb_line_value(format, &line[1], i, factors[v0 + 1]);
     MB_UNROLL
     for (int r = 0; r < rows; r++) {
         const mb_v value = mb_v_all(x[r * MB_X_STRIDE + i]);
@@ -35,67 +35,83 @@ MB_INLINE void mb_tile_input(const enum mb_packed_format format, const bool sepa
 // registers; the inputs are spelled out because compilers give up on unrolling that much.
 MB_INLINE void mb_tile_line(const enum mb_packed_format format, const bool separate, const int rows, const int v0,
                             mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], const uint8_t *from, ptrdiff_t ahead,
-                            const mb_v *powers, const float *x)
+                            const mb_v *factors, const float *x)
 {
     struct mb_line line[MB_STRIP_VECTORS];
     __builtin_prefetch(from + ahead);
     if (MB_LANES == 16) __builtin_prefetch(from + ahead + 64);
     line[0] = mb_line_load(format, from);
     line[1] = mb_line_load(format, from + MB_LANES * 4);
-    mb_tile_input(format, separate, rows, v0, 0, sum, line, powers, x);
-    mb_tile_input(format, separate, rows, v0, 1, sum, line, powers, x);
-    mb_tile_input(format, separate, rows, v0, 2, sum, line, powers, x);
-    mb_tile_input(format, separate, rows, v0, 3, sum, line, powers, x);
-    mb_tile_input(format, separate, rows, v0, 4, sum, line, powers, x);
-    mb_tile_input(format, separate, rows, v0, 5, sum, line, powers, x);
-    mb_tile_input(format, separate, rows, v0, 6, sum, line, powers, x);
-    mb_tile_input(format, separate, rows, v0, 7, sum, line, powers, x);
+    mb_tile_input(format, separate, rows, v0, 0, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, v0, 1, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, v0, 2, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, v0, 3, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, v0, 4, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, v0, 5, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, v0, 6, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, v0, 7, sum, line, factors, x);
+}
+
+// Where sums of vector v of row r are.
+MB_INLINE float *mb_tile_sums(const struct mb_fma_tile *tile, const int r, const int v)
+{
+    return tile->sums[v / MB_STRIP_VECTORS] + r * MB_COLUMNS + v % MB_STRIP_VECTORS * MB_LANES;
+}
+
+// sums = sums + scale * chain, for group g; the chains begin anew.
+MB_INLINE void mb_tile_scale(const int rows, const int vectors, const struct mb_fma_tile *tile, int64_t g,
+                             mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS])
+{
+    MB_UNROLL
+    for (int v = 0; v < vectors; v++) {
+        const float *scales = tile->scales[v / MB_STRIP_VECTORS] + g * MB_COLUMNS + v % MB_STRIP_VECTORS * MB_LANES;
+        const mb_v scale = mb_v_load(scales);
+        MB_UNROLL
+        for (int r = 0; r < rows; r++) {
+            float *to = mb_tile_sums(tile, r, v);
+            mb_v_store(to, mb_v_add(mb_v_load(to), mb_v_mul(scale, sum[r][v])));
+            sum[r][v] = mb_v_zero();
+        }
+    }
 }
 
 MB_INLINE void mb_tile(const enum mb_packed_format format, const bool separate, const int rows, const int strips,
                        const struct mb_fma_tile *tile)
 {
     const int vectors = strips * MB_STRIP_VECTORS;
-    mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], powers[2 * MB_TILE_STRIPS];
+    mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], factors[2 * MB_TILE_STRIPS];
     const uint8_t *lines[MB_TILE_STRIPS];
-    const bool scaled = tile->scales[0] != NULL;
+    const bool scaled = mb_has_scales(format) && tile->scales[0] != NULL;
     const ptrdiff_t ahead = tile->ahead;
     MB_UNROLL
     for (int s = 0; s < strips; s++) lines[s] = tile->lines[s];
     MB_UNROLL
     for (int r = 0; r < rows; r++) {
         MB_UNROLL
-        for (int v = 0; v < vectors; v++) {
-            const float *from = tile->sums[v / MB_STRIP_VECTORS] + r * MB_COLUMNS + v % MB_STRIP_VECTORS * MB_LANES;
-            sum[r][v] = scaled ? mb_v_zero() : mb_v_load(from);
-        }
+        for (int v = 0; v < vectors; v++) sum[r][v] = scaled ? mb_v_zero() : mb_v_load(mb_tile_sums(tile, r, v));
     }
-    MB_UNROLL
-    for (int v = 0; v < vectors; v++) powers[v] = mb_v_zero();
     size_t offset = 0;
-    for (int64_t k0 = 0; k0 < tile->count; k0 += tile->group) {
+    for (int64_t k0 = 0, g = 0; k0 < tile->count; k0 += tile->group, g++) {
         const int64_t k1 = mb_min(k0 + tile->group, tile->count);
         MB_UNROLL
-        for (int v = 0; format == MB_PACKED_FP4 && v < vectors; v++) {
-            const int64_t at = k0 / tile->group * MB_COLUMNS + v % MB_STRIP_VECTORS * MB_LANES;
-            powers[v] = mb_v_power(tile->exponents[v / MB_STRIP_VECTORS] + at);
+        for (int v = 0; v < vectors; v++) {
+            const int64_t at = g * MB_COLUMNS + v % MB_STRIP_VECTORS * MB_LANES;
+            factors[v] = mb_line_factor(format, tile->factors[v / MB_STRIP_VECTORS] + at);
         }
         for (int64_t k = k0; k < k1; k += mb_line_inputs(format), offset += MB_LINE_BYTES) {
-            if (strips > 0) mb_tile_line(format, separate, rows, 0, sum, lines[0] + offset, ahead, powers, tile->x + k);
-            if (strips > 1) mb_tile_line(format, separate, rows, 2, sum, lines[1] + offset, ahead, powers, tile->x + k);
-            if (strips > 2) mb_tile_line(format, separate, rows, 4, sum, lines[2] + offset, ahead, powers, tile->x + k);
-            if (strips > 3) mb_tile_line(format, separate, rows, 6, sum, lines[3] + offset, ahead, powers, tile->x + k);
+            const float *x = tile->x + k;
+            if (strips > 0) mb_tile_line(format, separate, rows, 0, sum, lines[0] + offset, ahead, factors, x);
+            if (strips > 1) mb_tile_line(format, separate, rows, 2, sum, lines[1] + offset, ahead, factors, x);
+            if (strips > 2) mb_tile_line(format, separate, rows, 4, sum, lines[2] + offset, ahead, factors, x);
+            if (strips > 3) mb_tile_line(format, separate, rows, 6, sum, lines[3] + offset, ahead, factors, x);
         }
+        if (scaled) mb_tile_scale(rows, vectors, tile, g, sum);
     }
+    if (scaled) return;
     MB_UNROLL
     for (int r = 0; r < rows; r++) {
         MB_UNROLL
-        for (int v = 0; v < vectors; v++) {
-            const int s = v / MB_STRIP_VECTORS, column = v % MB_STRIP_VECTORS * MB_LANES;
-            float *to = tile->sums[s] + r * MB_COLUMNS + column;
-            if (scaled) sum[r][v] = mb_v_add(mb_v_load(to), mb_v_mul(mb_v_load(tile->scales[s] + column), sum[r][v]));
-            mb_v_store(to, sum[r][v]);
-        }
+        for (int v = 0; v < vectors; v++) mb_v_store(mb_tile_sums(tile, r, v), sum[r][v]);
     }
 }
 

@@ -4,18 +4,27 @@
 // vector) and MB_LEVEL (its prefix).
 //
 // Outputs lie in strips of two vectors of columns. A panel is the strips of the same columns of all parts, gate first,
-// one after the other. A strip holds its codes as lines, and then its scales [groups][columns] (FP8: float32; FP4:
-// exponent + 1, a byte). A line is the next 1 (f32), 2 (bf16, f16), 4 (FP8) or 8 (FP4) inputs of all columns, four
-// bytes a column, so that one vector load brings MB_LANES columns. Within a vector of a line: f32, bf16 and FP4 column
-// by column, the lowest input in the lowest bits; f16 first the even inputs of all columns, then the odd ones; FP8 as
-// f16, where inputs 0 and 2 share the two bytes of the first half and 1 and 3 those of the second. FP4: the even inputs
-// in the lower two bytes of a column, the odd ones in the upper, so that what four bits hold in both is a pair of
-// neighbours for the int16 dot product.
+// one after the other. A strip holds its codes as lines, then its float32 scales [chains][columns], then its factors
+// [groups][columns], a byte each. A line is the next 1 (f32), 2 (bf16, f16), 4 (eight-bit codes) or 8 (four-bit codes)
+// inputs of all columns, four bytes a column, so that one vector load brings MB_LANES columns. Within a vector of a
+// line: column by column, the lowest input in the lowest bits; but f16 first the even inputs of all columns, then the
+// odd ones; FP8 and MXFP8 as f16, where inputs 0 and 2 share the two bytes of the first half and 1 and 3 those of the
+// second. FP4: the even inputs in the lower two bytes of a column, the odd ones in the upper, so that what four bits
+// hold in both is a pair of neighbours for the int16 dot product.
 //
-// What no float32 holds is settled here, so that the kernels have no rare cases. FP8: a group with a NaN code gets a
+// A factor is a byte that one shift makes a float32:
+//   FP4     exponent + 1; the codes are read as halves of their values
+//   MXFP8   exponent + 8, modulo 256; the codes are read as float16, which makes them 2^-8 of their values
+//   NVFP4   the magnitude of the e4m3 factor with five bits for the exponent, 10 more than its own: times 2^-117 then,
+//           and the codes are read as 2^117 times their values; its sign went to the codes
+//   INT4/8  the zero point
+//
+// What no float32 holds is settled here, so that the tiles have no rare cases. FP8: a group with a NaN code gets a
 // NaN scale. FP4: exponent 254 becomes 253 with codes of twice the value, and exponent 255 (NaN) the byte 255, read as
-// infinity, with codes of zero. Inputs beyond k and columns beyond n have codes of zero. Packed for int16 rows only
-// exponent 255 is rare, and exponents are stored as they are.
+// infinity, with codes of zero. MXFP8: exponents from 247 on, and groups with a NaN code, which are stored as of
+// exponent 255, have bytes that no others have, as NaN factors of NVFP4 do; chunks with such a byte are expanded.
+// Inputs beyond k have codes that mean zero, and so have columns beyond n. Packed for int16 rows only exponent 255 is
+// rare, and exponents are stored as they are.
 #ifndef MB_KERNELS_FMA_LAYOUT_H
 #define MB_KERNELS_FMA_LAYOUT_H
 
@@ -26,31 +35,32 @@
 #define MB_COLUMNS (MB_STRIP_VECTORS * MB_LANES)
 #define MB_LINE_BYTES ((size_t)MB_COLUMNS * 4)
 
-// A call walks K in chunks of inputs (FP8: one group; FP4: whole groups; groups are at most a chunk and multiples of
-// 8), for up to MB_BLOCK_ROWS rows and MB_BLOCK_STRIPS strips at a time, of which a tile takes up to MB_TILE_STRIPS.
+// A call walks K in chunks of inputs (whole groups, or parts of one that is longer), for up to MB_BLOCK_ROWS rows and MB_BLOCK_STRIPS strips at a time, of which a tile takes up to MB_TILE_STRIPS.
 // Rows are float32 in the scratch, MB_X_STRIDE apart: rows a power of two apart would fight for the same cache sets.
 enum { MB_CHUNK = 256, MB_X_STRIDE = MB_CHUNK + 16, MB_BLOCK_ROWS = 240, MB_BLOCK_STRIPS = 16, MB_TILE_STRIPS = 4 };
 
 struct mb_fma_layout {
     int64_t line_inputs; // inputs of a line
-    int64_t groups;
     int64_t chunk;
-    size_t scale_bytes;
-    size_t scales; // where a strip's scales begin
+    int64_t chain;          // inputs whose chain a float32 scale multiplies; 0 without such scales
+    bool late;              // chains are longer than a tile's: they are scaled behind the tiles
+    size_t scales, factors; // where a strip's begin
     size_t strip_bytes, panel_bytes;
 };
 
 static inline struct mb_fma_layout mb_fma_layout_of(const struct mb_packing *packing)
 {
-    static const int64_t line_inputs[MB_PACKED_FORMATS] = {1, 2, 2, 4, 8};
-    static const size_t scale_bytes[MB_PACKED_FORMATS] = {0, 0, 0, 4, 1};
-    struct mb_fma_layout layout = {
-        .line_inputs = line_inputs[packing->format], .scale_bytes = scale_bytes[packing->format], .chunk = MB_CHUNK};
-    layout.groups = packing->group ? mb_ceil_div(packing->k, packing->group) : 0;
-    if (packing->format == MB_PACKED_FP8) layout.chunk = packing->group;
-    if (packing->format == MB_PACKED_FP4) layout.chunk = MB_CHUNK / packing->group * packing->group;
+    const struct mb_packed_info info = mb_packed_info_of(packing->format);
+    const int64_t group = packing->group;
+    struct mb_fma_layout layout = {.line_inputs = 32 / (int64_t)info.code_bits, .chunk = MB_CHUNK};
+    if (group && group < MB_CHUNK) layout.chunk = MB_CHUNK / group * group;
+    if (info.scaled) layout.chain = mb_packed_chain(packing);
+    layout.late = layout.chain > MB_CHUNK || packing->format == MB_PACKED_NVFP4;
+    const size_t chains = layout.chain ? (size_t)mb_ceil_div(packing->k, layout.chain) : 0;
+    const size_t groups = info.factors ? (size_t)mb_packed_groups(packing) : 0;
     layout.scales = (size_t)mb_ceil_div(packing->k, layout.line_inputs) * MB_LINE_BYTES;
-    layout.strip_bytes = layout.scales + mb_round_up((size_t)layout.groups * MB_COLUMNS * layout.scale_bytes, 64);
+    layout.factors = layout.scales + chains * MB_COLUMNS * sizeof(float);
+    layout.strip_bytes = layout.factors + mb_round_up(groups * MB_COLUMNS, 64);
     layout.panel_bytes = (size_t)packing->parts * layout.strip_bytes;
     return layout;
 }
@@ -61,16 +71,17 @@ struct mb_fma_scratch {
     float *sums;    // [strips][rows][MB_COLUMNS]
     float *out;     // [rows][MB_COLUMNS]
     float *weights; // [strips][MB_CHUNK][MB_COLUMNS]
+    float *chains;  // as sums, where several chains an output are scaled behind the tiles
 };
 
 // One tile: rows x strips outputs continue their chains over `count` inputs, a whole number of lines.
 struct mb_fma_tile {
-    const uint8_t *lines[MB_TILE_STRIPS];     // of the strips, at the first input
-    const uint8_t *exponents[MB_TILE_STRIPS]; // FP4
-    const float *scales[MB_TILE_STRIPS];      // NULL, or the chains start at zero and sums = sums + scale * chain
-    float *sums[MB_TILE_STRIPS];              // [rows][MB_COLUMNS]
-    ptrdiff_t ahead;                          // bytes between what is read and what is fetched
-    const float *x;                           // [rows][MB_X_STRIDE]
+    const uint8_t *lines[MB_TILE_STRIPS];   // of the strips, at the first input
+    const uint8_t *factors[MB_TILE_STRIPS]; // [groups][MB_COLUMNS]
+    const float *scales[MB_TILE_STRIPS];    // the same, or NULL. Then each group is a chain: sums = sums + scale * chain
+    float *sums[MB_TILE_STRIPS];            // [rows][MB_COLUMNS]
+    ptrdiff_t ahead;                        // bytes between what is read and what is fetched
+    const float *x;                         // [rows][MB_X_STRIDE]
     int64_t count, group;
 };
 typedef void (*mb_fma_tile_call)(const struct mb_fma_tile *tile);
@@ -80,14 +91,15 @@ typedef void (*mb_fma_tile_call)(const struct mb_fma_tile *tile);
 enum { MB_SHAPES = 3, MB_TILE_ROWS_MOST = 12 };
 typedef const mb_fma_tile_call mb_fma_tiles[MB_SHAPES][MB_TILE_ROWS_MOST];
 extern mb_fma_tiles MB_LEVEL(tiles_f32), MB_LEVEL(tiles_f32_separate), MB_LEVEL(tiles_f16), MB_LEVEL(tiles_bf16),
-    MB_LEVEL(tiles_fp8), MB_LEVEL(tiles_fp4);
+    MB_LEVEL(tiles_fp8), MB_LEVEL(tiles_fp4), MB_LEVEL(tiles_mxfp8), MB_LEVEL(tiles_nvfp4), MB_LEVEL(tiles_int4),
+    MB_LEVEL(tiles_int8);
 
 // The same as MB_LEVEL(sums) for int16 rows.
 void MB_LEVEL(int16_sums)(const struct mb_packing *packing, const void *packed, int64_t panel, int64_t panels,
                           const struct mb_rows *rows, int64_t r0, int64_t m, const struct mb_fma_scratch *scratch);
 
-// A chunk of a strip as float32 lines, FP8 without its scale.
-void MB_LEVEL(expand)(const struct mb_packing *packing, const struct mb_fma_tile *tile, float *to);
+// A chunk of a strip as float32 lines, without float32 scales. `rare`: for factors that tiles cannot read.
+void MB_LEVEL(expand)(const struct mb_packing *packing, const struct mb_fma_tile *tile, bool rare, float *to);
 
 struct mb_fma_scratch MB_LEVEL(scratch_of)(void *memory, int64_t m);
 // Sums of the strips of `panels` panels for rows [r0, r0 + m) into scratch->sums.

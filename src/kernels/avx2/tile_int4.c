@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tiles on INT4 lines, for vectors of level `avx2`.
+#include "kernels/avx2/vector.h"
+#include "kernels/fma/fma_tile.inl"
+
+MB_TILES(tiles_int4, MB_PACKED_INT4, false)

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tiles on MXFP8 lines, for vectors of level `avx512`.
+#include "kernels/avx512/vector.h"
+#include "kernels/fma/fma_tile.inl"
+
+MB_TILES(tiles_mxfp8, MB_PACKED_MXFP8, false)
