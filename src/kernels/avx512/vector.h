@@ -60,9 +60,8 @@ static inline mb_u mb_u_e4m3(mb_u bytes, int upper)
 // The value of e2m1 code `nibble` of each lane, in units of which code 1 (a half) is `u`.
 static inline mb_v mb_v_e2m1(mb_u nibbles, int nibble, const float u)
 {
-    const mb_v values =
-        _mm512_setr_ps(0, u, 2 * u, 3 * u, 4 * u, 6 * u, 8 * u, 12 * u, -0.0f, -u, -2 * u, -3 * u, -4 * u, -6 * u,
-                       -8 * u, -12 * u);
+    const mb_v values = _mm512_setr_ps(0, u, 2 * u, 3 * u, 4 * u, 6 * u, 8 * u, 12 * u, -0.0f, -u, -2 * u, -3 * u,
+                                       -4 * u, -6 * u, -8 * u, -12 * u);
     return _mm512_permutexvar_ps(_mm512_srli_epi32(nibbles, (unsigned)(4 * nibble)), values);
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who computes a matrix: one whose groups do not fit the lines takes the functions of level `generic`, with its packing.
+// Who computes a matrix: one whose groups do not fit the lines takes the functions of level `generic`, with its
+// packing.
 
 static bool has_lines(const struct mb_packing *packing)
 {

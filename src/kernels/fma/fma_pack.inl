@@ -17,8 +17,8 @@ struct strip {
     uint8_t *lines; // at input k0
     const uint8_t *from;
     ptrdiff_t row_stride, column_stride;
-    int64_t columns, count;   // as many as exist
-    const uint8_t *factors;   // exponent, e4m3 factor or zero point (column, group) at column * scale_stride + group
+    int64_t columns, count; // as many as exist
+    const uint8_t *factors; // exponent, e4m3 factor or zero point (column, group) at column * scale_stride + group
     ptrdiff_t scale_stride;
     int64_t group;
 };
@@ -79,8 +79,10 @@ static void pack_line(const struct strip *s, int64_t line_inputs, int64_t k, uin
     for (int64_t i = 0; i < line_inputs; i++) {
         for (int64_t c = 0; c < s->columns; c++) {
             uint32_t code = 0;
-            if (k + i < s->count) code = code_of(s, bits, c, k + i);
-            else if (integers) code = s->factors[c * s->scale_stride + k / s->group];
+            if (k + i < s->count)
+                code = code_of(s, bits, c, k + i);
+            else if (integers)
+                code = s->factors[c * s->scale_stride + k / s->group];
             units[c] |= code << (bits * (size_t)i);
         }
     }

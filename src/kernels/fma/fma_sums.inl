@@ -63,7 +63,7 @@ struct plan {
 static struct plan plan_of(const struct mb_packing *packing, int64_t m, bool separate)
 {
     static const mb_fma_tile_call(*const direct[MB_PACKED_FORMATS])[MB_TILE_ROWS_MOST] = {
-        MB_LEVEL(tiles_f32), MB_LEVEL(tiles_f16),   MB_LEVEL(tiles_bf16),  MB_LEVEL(tiles_fp8), MB_LEVEL(tiles_fp4),
+        MB_LEVEL(tiles_f32),   MB_LEVEL(tiles_f16),   MB_LEVEL(tiles_bf16), MB_LEVEL(tiles_fp8), MB_LEVEL(tiles_fp4),
         MB_LEVEL(tiles_mxfp8), MB_LEVEL(tiles_nvfp4), MB_LEVEL(tiles_int4), MB_LEVEL(tiles_int8)};
     struct plan plan = {.tiles = direct[packing->format]};
     plan.expand = m > rows_in_registers[packing->format] || (separate && packing->format != MB_PACKED_F32);

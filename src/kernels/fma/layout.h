@@ -35,8 +35,9 @@
 #define MB_COLUMNS (MB_STRIP_VECTORS * MB_LANES)
 #define MB_LINE_BYTES ((size_t)MB_COLUMNS * 4)
 
-// A call walks K in chunks of inputs (whole groups, or parts of one that is longer), for up to MB_BLOCK_ROWS rows and MB_BLOCK_STRIPS strips at a time, of which a tile takes up to MB_TILE_STRIPS.
-// Rows are float32 in the scratch, MB_X_STRIDE apart: rows a power of two apart would fight for the same cache sets.
+// A call walks K in chunks of inputs (whole groups, or parts of one that is longer), for up to MB_BLOCK_ROWS rows and
+// MB_BLOCK_STRIPS strips at a time, of which a tile takes up to MB_TILE_STRIPS. Rows are float32 in the scratch,
+// MB_X_STRIDE apart: rows a power of two apart would fight for the same cache sets.
 enum { MB_CHUNK = 256, MB_X_STRIDE = MB_CHUNK + 16, MB_BLOCK_ROWS = 240, MB_BLOCK_STRIPS = 16, MB_TILE_STRIPS = 4 };
 
 struct mb_fma_layout {
@@ -78,10 +79,10 @@ struct mb_fma_scratch {
 struct mb_fma_tile {
     const uint8_t *lines[MB_TILE_STRIPS];   // of the strips, at the first input
     const uint8_t *factors[MB_TILE_STRIPS]; // [groups][MB_COLUMNS]
-    const float *scales[MB_TILE_STRIPS];    // the same, or NULL. Then each group is a chain: sums = sums + scale * chain
-    float *sums[MB_TILE_STRIPS];            // [rows][MB_COLUMNS]
-    ptrdiff_t ahead;                        // bytes between what is read and what is fetched
-    const float *x;                         // [rows][MB_X_STRIDE]
+    const float *scales[MB_TILE_STRIPS]; // the same, or NULL. Then each group is a chain: sums = sums + scale * chain
+    float *sums[MB_TILE_STRIPS];         // [rows][MB_COLUMNS]
+    ptrdiff_t ahead;                     // bytes between what is read and what is fetched
+    const float *x;                      // [rows][MB_X_STRIDE]
     int64_t count, group;
 };
 typedef void (*mb_fma_tile_call)(const struct mb_fma_tile *tile);
