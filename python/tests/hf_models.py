@@ -54,7 +54,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "n_layers": 2,
         "moe_intermediate_size": 64,
         "max_seq_len": 128,
-        "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 8, "moe_top_k": 2},
+        "ffn_config": {"hidden_size": 64, "ffn_hidden_size": 64, "moe_num_experts": 8, "moe_top_k": 2},
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
     },
     "deepseek_v2": MLA,
