@@ -52,6 +52,14 @@ class Inputs:
             with open(path, "w", encoding="utf-8") as file:
                 json.dump(value, file)
 
+    def choose(self, **keys):
+        """From now on these keys of the mesh object."""
+        self.config = os.path.join(os.path.dirname(self.model), "-".join(map(str, keys.values())) + ".json")
+        with open(os.path.join(self.model, "moeblock.json"), encoding="utf-8") as file:
+            config = json.load(file)
+        with open(self.config, "w", encoding="utf-8") as file:
+            json.dump({**config, "mesh": keys}, file)
+
     def arguments(self, mesh, names):
         return [self.config, self.model, LAYER, mesh, *(path for name in names for path in self.files[name])]
 

@@ -94,14 +94,13 @@ static float *slice(const struct mb_npy *from, int64_t hidden, int64_t t0, int64
 static int check_traffic(const struct rank *rank, const struct input *input, bool sharded)
 {
     const struct mb_share *share = &rank->block->share;
-    const struct mb_traffic_shape shape = {.config = rank->config,
-                                           .ep = share->ep,
-                                           .tp = share->tp,
-                                           .compute = rank->block->set->compute,
-                                           .x_bytes = sizeof(float),
-                                           .y_bytes = sizeof(float),
-                                           .sharded = sharded,
-                                           .algorithm = rank->config->algorithm};
+    struct mb_traffic_shape shape = {.config = rank->config,
+                                     .ep = share->ep,
+                                     .tp = share->tp,
+                                     .compute = rank->block->set->compute,
+                                     .x_bytes = sizeof(float),
+                                     .y_bytes = sizeof(float),
+                                     .sharded = sharded};
     const struct mb_choices choices = {
         .ids = input->ids.data, .rows = input->tokens, .k = rank->config->num_experts_per_tok};
     struct mb_traffic expected[MOEBLOCK_TRAFFIC_STEPS] = {{0}};
@@ -116,6 +115,9 @@ static int check_traffic(const struct rank *rank, const struct input *input, boo
         mb_split(input->tokens, share->ep, h, &first[h], &end);
         count[h] = end - first[h];
     }
+    struct mb_travel travel;
+    rank->block->backend->travel(rank->block, count[0], &travel);
+    shape.algorithm = mb_travel_choose(rank->config->algorithm, &travel);
     mb_routing_fill(&routing, &rank->block->placement, &choices, first, count);
     mb_traffic_add(&shape, &routing, share->ep_index, share->tp_index, expected);
     for (int s = 0; s < MOEBLOCK_TRAFFIC_STEPS; s++) {

@@ -17,6 +17,14 @@ class Simulator(unittest.TestCase):
                     for words in ("256 tokens, x replicated", "256 tokens, x sharded", "3 tokens, x sharded"):
                         self.assertIn(words, out)
 
+    def test_ways(self):
+        with tempfile.TemporaryDirectory(prefix="moeblock-test-") as folder:
+            inputs = check.Inputs(folder)
+            for algorithm, mesh in (("twolevel", "64x1"), ("twolevel", "6x2"), ("allgather", "16x1"), ("auto", "36x1")):
+                with self.subTest(algorithm=algorithm, mesh=mesh):
+                    inputs.choose(algorithm=algorithm)
+                    check.simulate(mesh, inputs)
+
     def test_the_originals_flow(self):
         """256 experts, 8 a token, 8 groups on its own 32 devices, x sharded and replicated, block and adapter."""
         program = check.program("simulated", "mesh_equivalence")
