@@ -115,6 +115,117 @@ def vision(store):
         lambda row, ids, w, t: f.weighted(ids, w, lambda e: f.glu(*experts[e], row)))
 
 
+# --- families that other engines alone know ---------------------------------------------------------------------------
+
+def phixtral(store, config):
+    x, gate = tokens(store), store.matrix("moe.gate.weight", E, H)
+    experts = []
+    for e in range(E):
+        name = f"moe.mlp.{e}."
+        experts.append((store.matrix(name + "fc1.weight", 4 * H, H), store.vector(name + "fc1.bias", 4 * H),
+                        store.matrix(name + "fc2.weight", H, 4 * H), store.vector(name + "fc2.bias", H)))
+
+    def expert(e, row):
+        up, up_bias, down, down_bias = experts[e]
+        return f.apply(down, [f.gelu_tanh(u) for u in f.apply(up, row, up_bias)], down_bias)
+
+    def route(row, t):
+        logits = f.apply(gate, row)
+        ids = f.top(logits, 2)
+        return ids, f.softmax([logits[i] for i in ids])
+
+    return config, walk(x, route, lambda row, ids, w, t: f.weighted(ids, w, lambda e: expert(e, row)))
+
+
+PHI = {"n_embd": H, "n_layer": LAYERS, "n_inner": None, "activation_function": "gelu_new", "num_local_experts": E,
+       "num_experts_per_tok": 2}
+variant("phixtral", prefix=f"transformer.h.{fam.LAYER}.")(lambda store: phixtral(store, {**PHI, "model_type": "phixtral"}))
+variant("phi-msft", prefix=f"transformer.h.{fam.LAYER}.")(lambda store: phixtral(store, {**PHI, "model_type": "phi-msft"}))
+
+
+@variant("pangu_pro_moe")
+def pangu_pro(store):
+    """One choice of every group of consecutive experts, weighted by the softmax over all times a learned factor."""
+    groups, per = 4, E // 4
+    config = {**keys("pangu_pro_moe"), **fam.QWEN_KEYS, "num_experts_per_tok": groups, "norm_topk_prob": False,
+              "shared_expert_intermediate_size": 20}
+    factor = store.vector("mlp.router_scale", E, 1.0)
+    store.tensors[store.prefix + "mlp.router_scale"][0][:] = [1, E]
+
+    def gate_of(logits):
+        scores = f.softmax(logits)
+        ids = [g * per + f.top(scores[g * per:(g + 1) * per], 1)[0] for g in range(groups)]
+        return ids, [scores[i] * factor[i] for i in ids]
+
+    return config, fam.qwen_like(store, gate_of, 20)
+
+
+@variant("xverse")
+def xverse(store):
+    config = keys("xverse", num_experts=E, moe_top_k=K, intermediate_size=I, num_shared_experts=2)
+    return config, fam.qwen_like(store, lambda logits: f.softmax_gate(logits, K, False), 2 * I,
+                                 shared="mlp.shared_experts.", gate_name="mlp.router.weight")
+
+
+@variant("minicpm")
+def minicpm(store):
+    config = keys("minicpm", num_experts=E, num_experts_per_tok=2, intermediate_size=I)
+    return config, fam.qwen_like(store, lambda logits: f.softmax_gate(logits, 2), names=c.by_number("mlp."))
+
+
+@variant("smallthinker with a softmax")
+def smallthinker(store):
+    config, result = fam.smallthinker(store)
+    gate = fam.rows_of(store, "block_sparse_moe.primary_router.weight")
+    config = {**config, "moe_primary_router_apply_softmax": True, "moe_layer_layout": [0, 1, 1, 1]}
+    experts = [tuple(fam.rows_of(store, f"block_sparse_moe.experts.{e}.{n}.weight") for n in ("gate", "up", "down"))
+               for e in range(E)]
+
+    def route(row, t):
+        logits = f.apply(gate, result.inputs["aux"][t])
+        ids = f.top(logits, K)
+        return ids, f.softmax([logits[i] for i in ids])
+
+    made = walk(result.inputs["input"], route, lambda row, ids, w, t: f.weighted(
+        ids, w, lambda e: f.glu(*experts[e], row, f.relu)))
+    made.inputs["aux"] = result.inputs["aux"]
+    return config, made
+
+
+@variant("nemotron_h_puzzle", prefix=f"backbone.layers.{fam.LAYER}.")
+def puzzle(store):
+    """Sizes by layer."""
+    relu2 = lambda v: f.relu(v) ** 2
+    config = {**keys("nemotron_h_puzzle"), "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+              "routed_scaling_factor": 1.0, "mlp_hidden_act": "relu2", "hybrid_override_pattern": "MEEM",
+              "block_configs": [{}, {"n_routed_experts": E, "moe_intermediate_size": I, "num_experts_per_tok": K,
+                                     "moe_shared_expert_intermediate_size": 20}, {"n_routed_experts": 2}, {}]}
+    x, gate = tokens(store), store.matrix("mixer.gate.weight", E, H)
+    bias = store.vector("mixer.gate.e_score_correction_bias", E)
+    pairs = [(store.matrix(f"mixer.experts.{e}.up_proj.weight", I, H),
+              store.matrix(f"mixer.experts.{e}.down_proj.weight", H, I)) for e in range(E)]
+    wide = store.matrix("mixer.shared_experts.up_proj.weight", 20, H), store.matrix("mixer.shared_experts.down_proj.weight", H, 20)
+    run = lambda pair, row: f.apply(pair[1], [relu2(u) for u in f.apply(pair[0], row)])
+    return config, walk(x, lambda row, t: f.sigmoid_gate(f.apply(gate, row), bias, K),
+                        lambda row, ids, w, t: f.add(f.weighted(ids, w, lambda e: run(pairs[e], row)), run(wide, row)))
+
+
+@variant("bailing_moe_v2 with a shared width of its own")
+def bailing_width(store):
+    config = {**keys("bailing_moe_v2"), **V3_KEYS, "score_function": "sigmoid", "moe_router_enable_expert_bias": True,
+              "moe_shared_expert_intermediate_size": 12, "n_shared_experts": 2}
+    return config, fam.v3_line(store, bias_name="mlp.gate.expert_bias", shared_width=24)
+
+
+@variant("internvl around qwen3_moe", prefix=f"language_model.model.layers.{fam.LAYER}.")
+def internvl(store):
+    config = {**keys("qwen3_moe"), **fam.QWEN_KEYS}
+    return {"model_type": "internvl_chat", "llm_config": config}, fam.qwen_like(
+        store, lambda logits: f.softmax_gate(logits, K))
+
+
+# --- number formats ----------------------------------------------------------------------------------------------------
+
 def e4m3(code):
     sign, exponent, mantissa = -1.0 if code & 128 else 1.0, code >> 3 & 15, code & 7
     return sign * (mantissa / 8 * 2.0 ** -6 if not exponent else (1 + mantissa / 8) * 2.0 ** (exponent - 7))

@@ -25,6 +25,12 @@ static void name(struct missing *missing, enum mb_hf_meaning meaning)
     missing->count++;
 }
 
+// Whether an object of each layer has what is read at the layer, which is not known yet.
+static bool by_block(const struct mb_hf_source *source)
+{
+    return json_is_array(mb_hf_at(source->scope, "block_configs"));
+}
+
 static void check_sizes(const struct mb_hf_source *source, struct missing *missing)
 {
     const bool general = source->family->flags & MB_HF_GENERAL_IS_EXPERT;
@@ -35,8 +41,9 @@ static void check_sizes(const struct mb_hf_source *source, struct missing *missi
         // The list of blocks has a letter or word a layer.
         if (sizes[i] == MB_HF_LAYERS && source->family->layers == MB_HF_BLOCK_LETTERS) continue;
         if ((sizes[i] == MB_HF_TOP_K && source->family->expert->fixed_k) ||
-            (i == 3 && source->family->expert->fixed_width))
+            (i == 3 && (source->family->expert->fixed_width || source->family->flags & MB_HF_WIDTH_OF_HIDDEN)))
             continue;
+        if (i && i < 4 && by_block(source)) continue;
         if (!mb_hf_find(source, sizes[i], &key)) name(missing, sizes[i]);
     }
 }
@@ -61,7 +68,8 @@ moeblock_status mb_hf_check_complete(const struct mb_hf_source *source)
     const unsigned hold = conditions(source);
     check_sizes(source, &missing);
     for (const struct mb_hf_need *need = source->family->needs; need && need->when; need++)
-        if ((need->when & hold) && !mb_hf_said(source, need->meaning)) name(&missing, need->meaning);
+        if ((need->when & hold) && !mb_hf_said(source, need->meaning) && !by_block(source))
+            name(&missing, need->meaning);
     if (!missing.count) return MOEBLOCK_OK;
     return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG,
                    "%s: model type %s needs %s, which the file does not give; take %s from the published config.json",

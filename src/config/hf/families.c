@@ -77,7 +77,10 @@ static const struct mb_router_config moe_gate_mean = {
 static const struct mb_router_config sigmoid_scaled_logits = {PIPELINE("linear", MB_SCORE_SIGMOID),
                                                               .selection_bias = true, SUMMED(1e-15)}; // logit scale
 static const struct mb_router_config softmax_every_group = {PIPELINE("linear", MB_SCORE_SOFTMAX),
-                                                            .groups = MB_GROUPS_PER_GROUP, SUMMED(0)};       // F19
+                                                            .groups = MB_GROUPS_PER_GROUP, SUMMED(0)}; // F19
+static const struct mb_router_config softmax_voted = {PIPELINE("linear", MB_SCORE_SOFTMAX),
+                                                      .groups = MB_GROUPS_PER_GROUP, SUMMED(0),
+                                                      .per_expert_scale = true}; // F19, with a learned factor
 static const struct mb_router_config softmax_capped = {PIPELINE("linear", MB_SCORE_SOFTMAX), .softcap = 30}; // F18
 static const struct mb_router_config top_k_of_aux = {.type = "linear",
                                                      .score = MB_SCORE_IDENTITY,
@@ -133,6 +136,7 @@ static const struct mb_hf_expert relu_gated = {.activation = "relu"};
 static const struct mb_hf_expert gelu_ungated = {.activation = "gelu", .ungated = true};
 static const struct mb_hf_expert one_choice = {.activation = NULL, .ungated = true, .fixed_k = 1};
 static const struct mb_hf_expert two_choices = {.activation = NULL, .ungated = true, .bias = true, .fixed_k = 2};
+static const struct mb_hf_expert biased_pair = {.activation = NULL, .ungated = true, .bias = true};
 static const struct mb_hf_expert rank_one = {
     .activation = NULL, .ungated = true, .shared_gated = true, .fixed_width = 1};
 static const struct mb_hf_expert gelu_gated = {.activation = "gelu"};
@@ -269,7 +273,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"glm4v_moe", "text_config", VISION_TEXT, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, count_needs},
     {"glm_moe_dsa", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
     {"dots1", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, dots_values, NORM_SAID | SCALE, group_needs},
-    {"exaone_moe", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_moe_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
+    {"exaone_moe", NULL, MODEL, &moe_gate, &clamped_after, &mb_hf_deepseek_moe_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
     {"solar_open", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, count_needs},
     {"mimo_v2_flash", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, NONE, MB_HF_FREQUENCY_LIST, v3_values, NORM | SCALE, group_needs},
     {"axk1", NULL, MODEL, &moe_gate, &normed_output, &mb_hf_axk1, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, axk1_needs},
@@ -277,6 +281,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"bailing_hybrid", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek_expert_bias, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, v3_needs},
     {"kimi_linear", NULL, MODEL, &moe_gate, &plain, &mb_hf_kimi_linear, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
     {"nemotron_h", NULL, "backbone.layers.{layer}", &moe_gate, &ungated, &mb_hf_nemotron, WIDTH, MB_HF_BLOCK_LETTERS, v3_values, NORM | SCALE | BIASES, nemotron_needs},
+    {"nemotron_h_puzzle", NULL, "backbone.layers.{layer}", &moe_gate, &ungated, &mb_hf_nemotron, WIDTH, MB_HF_BLOCK_LETTERS, v3_values, NORM | SCALE | BIASES, nemotron_needs},
     {"mistral4", NULL, MODEL, &softmax_groups, &plain, &mb_hf_mistral4, COUNT, DENSE_FIRST, softmax_values, NORM | SCALE, scaled_count_needs},
     {"mistral_large4", "text_config", "layers.{layer}", &softmax_groups, &plain, &mb_hf_mistral_large4, COUNT, DENSE_FIRST, softmax_values, SCALE, scaled_count_needs},
     {"unlimited_ocr", "text_config", MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE | BIASES, v2_needs},
@@ -333,6 +338,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"dots3_note", "text_config", MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, dots_values, NORM | SCALE, note_needs},
     {"dots3_note_vision_encoder", NULL, "vision_encoder.blocks.{layer}", &sigmoid_biased_1e20, &plain, &mb_hf_dots_vision, NONE, ALL, NULL, SCALE, scale_needs},
     {"deepseek_ocr2", "text_config", MODEL, &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE | BIASES, v2_needs},
+    {"deepseek_vl_v2", "language_config", "language.model.layers.{layer}", &softmax_best_of_group, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v2_values, SCALE | BIASES, v2_needs},
     {"dbrx", NULL, "transformer.blocks.{layer}", &softmax_p_norm, &plain, &mb_hf_dbrx, NONE, ALL, NULL, 0, NULL},
     {"ernie4_5_vl_moe", "text_config", MODEL, &token_type, &plain, &mb_hf_ernie_vl, COUNT, MB_HF_BETWEEN, NULL, MB_HF_READS_SHARED_BIAS, count_needs},
     {"phimoe", NULL, MODEL, &sparsemixer, &plain, &mb_hf_mixtral, NONE, ALL, NULL, WIDE, mixer_needs},
@@ -355,7 +361,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"pangu_ultra_moe", NULL, MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
     {"kimi_k3", NULL, MODEL, &moe_gate, &situ, &mb_hf_kimi_k3, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, situ_count_needs},
     {"klear", NULL, MODEL, &sigmoid_biased, &mixed_by_softmax, &mb_hf_klear, COUNT, DENSE_FIRST, NULL, NORM, count_needs},
-    {"smallthinker", NULL, MODEL, &top_k_of_aux, &relu_gated, &mb_hf_smallthinker, NONE, ALL, NULL, 0, NULL},
+    {"smallthinker", NULL, MODEL, &top_k_of_aux, &relu_gated, &mb_hf_smallthinker, NONE, MB_HF_FREQUENCY_LIST, NULL, 0, NULL},
     {"grove_moe", NULL, MODEL, &adjugate, &plain, &mb_hf_grove, NONE, STEPS, NULL, 0, NULL},
     {"intern_s1_pro", "text_config", VISION_TEXT, &softmax_every_group, &plain, &mb_hf_qwen, NONE, STEPS, NULL, NORM_SAID, group_count_needs},
     {"step3_text", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, step3_values, NORM_SAID, width_needs},
@@ -365,6 +371,13 @@ const struct mb_hf_family mb_hf_families[] = {
     {"llada_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, ALL, NULL, NORM_SAID, NULL},
     {"sdar_moe", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, STEPS, NULL, NORM_SAID, NULL},
     {"rnd1", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen, NONE, STEPS, NULL, NORM_SAID, NULL},
+    {"longcat_flash_ngram", NULL, MODEL, &softmax_biased, &plain, &mb_hf_longcat, NONE, ALL, null_values, SCALE | MB_HF_READS_ROUTER_BIAS, longcat_needs},
+    {"xverse", NULL, MODEL, &softmax_raw, &plain, &mb_hf_deepseek, COUNT, ALL, NULL, WIDE, count_needs},
+    {"minicpm", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_minicpm, NONE, ALL, NULL, WIDE, NULL},
+    {"pangu_pro_moe", NULL, MODEL, &softmax_voted, &plain, &mb_hf_pangu_pro, WIDTH, ALL, NULL, NORM_SAID | MB_HF_GROUPS_BY_K, width_needs},
+    {"PanguProMoE", NULL, MODEL, &softmax_voted, &plain, &mb_hf_pangu_pro, WIDTH, ALL, NULL, NORM_SAID | MB_HF_GROUPS_BY_K, width_needs},
+    {"phixtral", NULL, "transformer.h.{layer}", &top_k_then_softmax, &biased_pair, &mb_hf_phixtral, NONE, ALL, NULL, WIDE | MB_HF_WIDTH_OF_HIDDEN, NULL},
+    {"phi-msft", NULL, "transformer.h.{layer}", &top_k_then_softmax, &biased_pair, &mb_hf_phixtral, NONE, ALL, NULL, WIDE | MB_HF_WIDTH_OF_HIDDEN, NULL},
     {.model_type = NULL},
 };
 // clang-format on

@@ -29,7 +29,7 @@ extern const struct mb_hf_storage mb_hf_deepseek, mb_hf_deepseek_expert_bias, mb
     mb_hf_llama4, mb_hf_aria, mb_hf_granite, mb_hf_granite_swa, mb_hf_jetmoe, mb_hf_step, mb_hf_gemma, mb_hf_kolibri,
     mb_hf_muse, mb_hf_inkling, mb_hf_dbrx, mb_hf_ernie_vl, mb_hf_zaya, mb_hf_switch, mb_hf_nllb, mb_hf_doge,
     mb_hf_arctic, mb_hf_kimi_k3, mb_hf_klear, mb_hf_smallthinker, mb_hf_grove, mb_hf_grok2, mb_hf_nomic,
-    mb_hf_dots_vision;
+    mb_hf_dots_vision, mb_hf_phixtral, mb_hf_pangu_pro, mb_hf_minicpm;
 
 // The routed experts' computation, and how much of it the shared expert has in common.
 struct mb_hf_expert {
@@ -115,8 +115,10 @@ enum mb_hf_flag {
     MB_HF_STORES_MXFP4 = 1 << 7,      // published in MXFP4, in the gpt-oss form
     MB_HF_STORES_V4 = 1 << 8,         // published in the forms of DeepSeek-V4
     MB_HF_READS_LOGIT_SCALE = 1 << 9,
-    MB_HF_READS_DROPOUT = 1 << 10, // the routed sum is multiplied by 1 - moe_token_dropout
-    MB_HF_READS_MLP_BIAS = 1 << 11 // the flag that gives the shared expert and the latent projections biases
+    MB_HF_READS_DROPOUT = 1 << 10,   // the routed sum is multiplied by 1 - moe_token_dropout
+    MB_HF_READS_MLP_BIAS = 1 << 11,  // the flag that gives the shared expert and the latent projections biases
+    MB_HF_WIDTH_OF_HIDDEN = 1 << 12, // without a width the experts have 4 x the hidden size
+    MB_HF_GROUPS_BY_K = 1 << 13      // without a number of groups there are as many as choices
 };
 
 struct mb_hf_family {

@@ -52,6 +52,9 @@ static const char *const prefixes[] = {
     "model.encoder.layers.{layer}",
 };
 
+// What a wrapper puts before the prefix of its text model.
+static const char *const outer[] = {"language_model.", "model.", "llm."};
+
 // The block's module in its layer.
 static const char *const modules[] = {"mlp.", "block_sparse_moe.", "feed_forward.", "moe.", "ffn.", "mixer.", ""};
 
@@ -140,14 +143,17 @@ static bool find_experts(moeblock_config *config, moeblock_weights *weights, int
 
 static bool find_prefix(moeblock_config *config, moeblock_weights *weights, int64_t layer)
 {
-    char own[sizeof config->module_prefix];
+    enum { SIZE = sizeof config->module_prefix, OUTER = sizeof outer / sizeof outer[0] };
+    char own[SIZE], longer[2 * SIZE];
     if (find_experts(config, weights, layer)) return true;
     memcpy(own, config->module_prefix, sizeof own);
-    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
-        mb_hf_set_text(config, config->module_prefix, sizeof own, prefixes[p]);
+    for (size_t p = 0; p < OUTER + sizeof prefixes / sizeof prefixes[0]; p++) {
+        snprintf(longer, sizeof longer, "%s%s", p < OUTER ? outer[p] : "", p < OUTER ? own : prefixes[p - OUTER]);
+        if (strlen(longer) >= SIZE) continue;
+        mb_hf_set_text(config, config->module_prefix, SIZE, longer);
         if (find_experts(config, weights, layer)) return true;
     }
-    mb_hf_set_text(config, config->module_prefix, sizeof own, own);
+    mb_hf_set_text(config, config->module_prefix, SIZE, own);
     return false;
 }
 

@@ -56,32 +56,45 @@ static const struct mb_hf_family *find_text_family(const char *model_type)
     return mb_hf_find_family(name);
 }
 
+static const char *const inner_objects[] = {"text_config", "language_config", "llm_config"};
+
 // The text model's keys, where the root has none of them and the family's own object is not there.
 static const json_t *find_inner(const json_t *root, const char **name)
 {
-    static const char *const objects[] = {"text_config", "language_config", "llm_config"};
     if (mb_hf_at(root, "hidden_size")) return NULL;
-    for (size_t i = 0; i < sizeof objects / sizeof objects[0]; i++) {
-        const json_t *inner = mb_hf_at(root, objects[i]);
-        *name = objects[i];
+    for (size_t i = 0; i < sizeof inner_objects / sizeof inner_objects[0]; i++) {
+        const json_t *inner = mb_hf_at(root, inner_objects[i]);
+        *name = inner_objects[i];
         if (mb_hf_at(inner, "hidden_size")) return inner;
     }
     return NULL;
 }
 
+// A wrapper of a text model that is known stands for that one: the object that names its type.
+static const json_t *find_wrapped(const struct mb_hf_source *source, const char **name)
+{
+    for (size_t i = 0; i < sizeof inner_objects / sizeof inner_objects[0]; i++) {
+        const json_t *inner = mb_hf_at(source->root, inner_objects[i]);
+        const char *type = json_string_value(mb_hf_at(inner, "model_type"));
+        *name = inner_objects[i];
+        if (type && (mb_hf_find_family(type) || find_text_family(type))) return inner;
+    }
+    *name = inner_objects[0];
+    return NULL;
+}
+
 static moeblock_status find_source(struct mb_hf_source *source)
 {
-    const json_t *type = mb_hf_at(source->root, "model_type"), *inner = mb_hf_at(source->root, "text_config");
-    const json_t *inner_type = mb_hf_at(inner, "model_type");
-    const char *type_text = json_string_value(type), *inner_text = json_string_value(inner_type);
-    source->scope = source->root;
-    // A wrapper of a text model that is known stands for that one.
+    const json_t *type = mb_hf_at(source->root, "model_type");
+    const char *type_text = json_string_value(type), *found;
+    const json_t *inner = find_wrapped(source, &found);
     const bool known = type_text && (mb_hf_find_family(type_text) || find_text_family(type_text));
-    if (!type ||
-        (type_text && !known && inner_text && (mb_hf_find_family(inner_text) || find_text_family(inner_text)))) {
+    source->scope = source->root;
+    if (!type && !inner) inner = mb_hf_at(source->root, found);
+    if (!type || (type_text && !known && inner)) {
         source->scope = inner;
-        source->scope_name = "text_config";
-        type = inner_type;
+        source->scope_name = found;
+        type = mb_hf_at(inner, "model_type");
     }
     if (!type) return mb_fail(source->error, MOEBLOCK_INVALID_CONFIG, "%s: there is no model_type", source->name);
     if (!json_is_string(type))
@@ -92,8 +105,8 @@ static moeblock_status find_source(struct mb_hf_source *source)
     if (!source->family) source->family = find_text_family(source->model_type);
     if (!source->family) return unknown_model(source);
     if (source->scope != source->root) return MOEBLOCK_OK;
-    inner = source->family->scope ? mb_hf_at(source->root, source->family->scope) : NULL;
-    const char *found = source->family->scope;
+    found = source->family->scope;
+    inner = found ? mb_hf_at(source->root, found) : NULL;
     if (!inner) inner = find_inner(source->root, &found);
     if (inner && !json_is_object(inner)) return mb_hf_wrong(source, found, inner, "an object");
     if (inner) source->scope = inner, source->scope_name = found;
@@ -131,11 +144,16 @@ static moeblock_status map_second(struct mb_hf_source *source, moeblock_config *
     return MOEBLOCK_OK;
 }
 
-static moeblock_status map_width(const struct mb_hf_source *source, int64_t *width)
+static moeblock_status map_width(const struct mb_hf_source *source, int64_t hidden, int64_t *width)
 {
     const bool general = source->family->flags & MB_HF_GENERAL_IS_EXPERT;
     *width = source->family->expert->fixed_width;
+    const bool of_hidden = source->family->flags & MB_HF_WIDTH_OF_HIDDEN;
     if (*width) return MOEBLOCK_OK;
+    if (of_hidden) {
+        *width = 4 * hidden;
+        return mb_hf_int(source, MB_HF_GENERAL_WIDTH, width);
+    }
     return mb_hf_int_required(source, general ? MB_HF_GENERAL_WIDTH : MB_HF_EXPERT_WIDTH, width);
 }
 
@@ -149,7 +167,7 @@ static moeblock_status map_sizes(struct mb_hf_source *source, int64_t layer, moe
     MB_TRY(mb_hf_int_required(source, MB_HF_EXPERTS, &experts));
     top_k = source->family->expert->fixed_k;
     if (!top_k) MB_TRY(mb_hf_int_required(source, MB_HF_TOP_K, &top_k));
-    MB_TRY(map_width(source, &width));
+    MB_TRY(map_width(source, hidden, &width));
     mb_hf_set_text(config, config->model_type, sizeof config->model_type, source->model_type);
     SET(config, hidden_size, hidden);
     SET(config, num_experts, experts);

@@ -74,6 +74,9 @@ static moeblock_status read_router(const struct mb_hf_source *source, struct mb_
     if (flags & MB_HF_READS_ROUTER_BIAS) MB_TRY(mb_hf_flag(source, MB_HF_ROUTER_BIAS, &router->linear_bias));
     if (router->input_norm) MB_TRY(mb_hf_number(source, MB_HF_RMS_EPS, &router->input_norm_eps));
     if (flags & MB_HF_READS_LOGIT_SCALE) MB_TRY(mb_hf_number(source, MB_HF_LOGIT_SCALE, &router->logit_scale));
+    bool softmax_of_k = false;
+    MB_TRY(mb_hf_flag(source, MB_HF_SOFTMAX_OF_K, &softmax_of_k));
+    if (softmax_of_k) router->post = MB_POST_SOFTMAX_K, router->norm = MB_NORM_NONE; // the k weights sum to 1
     MB_TRY(read_p(source, router));
     MB_TRY(read_operator(source, router));
     MB_TRY(read_table(source, router));
@@ -81,6 +84,7 @@ static moeblock_status read_router(const struct mb_hf_source *source, struct mb_
     MB_TRY(mb_hf_number(source, MB_HF_SOFTCAP, &router->softcap));
     MB_TRY(mb_hf_int(source, MB_HF_NULL_COUNT, &router->null_experts));
     if (router->groups == MB_GROUPS_NONE) return MOEBLOCK_OK;
+    if (flags & MB_HF_GROUPS_BY_K) MB_TRY(mb_hf_int(source, MB_HF_TOP_K, &router->n_group));
     MB_TRY(mb_hf_int(source, MB_HF_GROUPS, &router->n_group));
     MB_TRY(mb_hf_int(source, MB_HF_TOPK_GROUP, &router->topk_group));
     MB_TRY(mb_hf_flag(source, MB_HF_GROUPED, &grouped));

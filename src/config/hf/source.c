@@ -32,11 +32,14 @@ bool mb_hf_said(const struct mb_hf_source *source, enum mb_hf_meaning meaning)
     return false;
 }
 
-// The layer's own keys, which go before those of all layers: {"per_layer_config": {"3": {"num_local_experts": 8}}}.
+// The layer's own keys, which go before those of all layers: {"per_layer_config": {"3": {"num_local_experts": 8}}}, or
+// the entry of a list block_configs.
 static const json_t *of_layer(const struct mb_hf_source *source)
 {
     char layer[24];
     if (source->layer < 0) return NULL;
+    const json_t *blocks = mb_hf_at(source->scope, "block_configs");
+    if (json_is_array(blocks)) return json_array_get(blocks, (size_t)source->layer);
     snprintf(layer, sizeof layer, "%lld", (long long)source->layer);
     return mb_hf_at(mb_hf_at(source->scope, "per_layer_config"), layer);
 }

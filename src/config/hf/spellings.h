@@ -16,6 +16,7 @@ enum mb_hf_meaning {
     MB_HF_MLP_BIAS,
     MB_HF_SHARED_MIX,
     MB_HF_SCORE,
+    MB_HF_SOFTMAX_OF_K, // the chosen logits through a softmax, in place of the family's function
     MB_HF_TOPK_METHOD,
     MB_HF_RENORMALISE,
     MB_HF_NORM_MINIMUM,

@@ -288,3 +288,15 @@ const struct mb_hf_storage mb_hf_dots_vision = {
                 SELECTION_BIAS("mlp.router_bias"), [MB_ROLE_GATE] = "mlp.experts.{expert}.fc1.weight",
                 [MB_ROLE_UP] = "mlp.experts.{expert}.fc3.weight", [MB_ROLE_DOWN] = "mlp.experts.{expert}.fc2.weight"},
 };
+const struct mb_hf_storage mb_hf_phixtral = {
+    .pattern = {ROUTER("moe.gate.weight"), [MB_ROLE_UP] = "moe.mlp.{expert}.fc1.weight",
+                [MB_ROLE_UP_BIAS] = "moe.mlp.{expert}.fc1.bias", [MB_ROLE_DOWN] = "moe.mlp.{expert}.fc2.weight",
+                [MB_ROLE_DOWN_BIAS] = "moe.mlp.{expert}.fc2.bias"},
+};
+const struct mb_hf_storage mb_hf_pangu_pro = {
+    .pattern = {ROUTER("mlp.gate.weight"), [MB_ROLE_PER_EXPERT_SCALE] = "mlp.router_scale", EXPERTS_BY_PROJ("mlp."),
+                SHARED_BY_PROJ("mlp.shared_expert")},
+};
+const struct mb_hf_storage mb_hf_minicpm = {
+    .pattern = {ROUTER("mlp.gate.weight"), EXPERTS_BY_NUMBER("mlp.")},
+};
