@@ -182,6 +182,8 @@ static int tell_problems(const struct cli_session *session, const struct cli_arg
         else
             cli_fail(findings->code, "%s", problem);
     }
+    for (size_t i = 0; i < json_array_size(findings->unused); i++)
+        cli_note("not called for: %s", json_string_value(json_array_get(findings->unused, i)));
     return findings->code;
 }
 

@@ -213,6 +213,7 @@ def puzzle(store):
 @variant("bailing_moe_v2 with a shared width of its own")
 def bailing_width(store):
     config = {**keys("bailing_moe_v2"), **V3_KEYS, "score_function": "sigmoid", "moe_router_enable_expert_bias": True,
+              "moe_layer_freq": [0, 1, 1, 0],
               "moe_shared_expert_intermediate_size": 12, "n_shared_experts": 2}
     return config, fam.v3_line(store, bias_name="mlp.gate.expert_bias", shared_width=24)
 

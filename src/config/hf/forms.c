@@ -157,7 +157,7 @@ static bool find_prefix(moeblock_config *config, moeblock_weights *weights, int6
     return false;
 }
 
-static void find_spelling(moeblock_config *config, moeblock_weights *weights, int64_t layer, enum mb_role role,
+static bool find_spelling(moeblock_config *config, moeblock_weights *weights, int64_t layer, enum mb_role role,
                           const char *const *names)
 {
     for (size_t m = 0; m < sizeof modules / sizeof modules[0]; m++)
@@ -166,8 +166,9 @@ static void find_spelling(moeblock_config *config, moeblock_weights *weights, in
             snprintf(pattern, sizeof pattern, "%s%s", modules[m], *name);
             if (!holds(config, weights, layer, role, pattern)) continue;
             mb_hf_set_text(config, config->tensor[role], sizeof config->tensor[role], pattern);
-            return;
+            return true;
         }
+    return false;
 }
 
 // Settles the names on those that the checkpoint has, as far as it has any of them; whoever loads names what is
@@ -179,8 +180,7 @@ static void settle(const struct mb_hf_input *input, moeblock_config *config, moe
     for (size_t i = 0; i < sizeof spellings / sizeof spellings[0]; i++) {
         const enum mb_role role = spellings[i].role;
         if (!mb_role_wanted(config, role) || holds(config, weights, layer, role, config->tensor[role])) continue;
-        find_spelling(config, weights, layer, role, spellings[i].names);
-        changed = true;
+        changed |= find_spelling(config, weights, layer, role, spellings[i].names);
     }
     if (changed)
         mb_log_line(input->context, "%s: the checkpoint has other published names than model type %s; prefix \"%s\"",

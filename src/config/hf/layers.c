@@ -45,8 +45,14 @@ static bool all_layers(const struct layer_keys *keys, int64_t layer)
     (void)keys, (void)layer;
     return true;
 }
+static bool frequency_list(const struct layer_keys *keys, int64_t layer)
+{
+    if (!keys->frequencies) return true;
+    return json_integer_value(json_array_get(keys->frequencies, (size_t)layer)) == 1;
+}
 static bool after_dense(const struct layer_keys *keys, int64_t layer)
 {
+    if (keys->frequencies) return layer >= keys->dense_first && frequency_list(keys, layer);
     return layer >= keys->dense_first && keys->frequency > 0 && layer % keys->frequency == 0;
 }
 static bool sparse_steps(const struct layer_keys *keys, int64_t layer)
@@ -70,11 +76,6 @@ static bool listed_or_step(const struct layer_keys *keys, int64_t layer)
 static bool listed_text(const struct layer_keys *keys, int64_t layer)
 {
     return !keys->enumerated || lists_text(keys->enumerated, layer);
-}
-static bool frequency_list(const struct layer_keys *keys, int64_t layer)
-{
-    if (!keys->frequencies) return true;
-    return json_integer_value(json_array_get(keys->frequencies, (size_t)layer)) == 1;
 }
 static bool block_letters(const struct layer_keys *keys, int64_t layer)
 {
@@ -152,10 +153,15 @@ static moeblock_status read_keys(const struct mb_hf_source *source, int64_t coun
     MB_TRY(read_list(source, MB_HF_BLOCK_TYPES, &keys->blocks));
     MB_TRY(mb_hf_text(source, MB_HF_MOE_ENUM, &keys->enumerated));
     MB_TRY(mb_hf_text(source, MB_HF_BLOCK_PATTERN, &keys->letters));
-    if (source->family->layers == MB_HF_FREQUENCY_LIST)
+    // An entry a layer, or every how many layers.
+    if (source->family->layers == MB_HF_FREQUENCY_LIST ||
+        json_is_array(mb_hf_find(source, MB_HF_LAYER_FREQUENCY, &key)))
         MB_TRY(read_list(source, MB_HF_LAYER_FREQUENCY, &keys->frequencies));
     else
         MB_TRY(mb_hf_int(source, MB_HF_LAYER_FREQUENCY, &keys->frequency));
+    const json_t *each = mb_hf_find(source, MB_HF_LAYER_FREQUENCY, &key);
+    if (keys->frequencies && json_array_size(keys->frequencies) < (size_t)count)
+        return mb_hf_wrong(source, key, each, "an entry for each layer");
     MB_TRY(mb_hf_int(source, MB_HF_DENSE_FIRST, &keys->dense_first));
     MB_TRY(mb_hf_int(source, MB_HF_SPARSE_STEP, &keys->step));
     MB_TRY(mb_hf_int(source, MB_HF_MOE_FIRST, &keys->moe_first));
