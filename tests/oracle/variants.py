@@ -225,6 +225,14 @@ def internvl(store):
         store, lambda logits: f.softmax_gate(logits, K))
 
 
+@variant("step3_text without .weight")
+def step3_names(store):
+    config, result = fam.step3(store)
+    for name in c.PROJ:
+        store.tensors[f"{store.prefix}moe.{name}"] = store.tensors.pop(f"{store.prefix}moe.{name}.weight")
+    return config, result
+
+
 # --- number formats ----------------------------------------------------------------------------------------------------
 
 def e4m3(code):

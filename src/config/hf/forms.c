@@ -71,6 +71,7 @@ static const struct form {
     {MB_LAYOUT_STACKED, MB_GATE_UP_CONCATENATED, NULL, "experts.up_proj", "experts.gate_up_proj", "experts.down_proj"},
     {MB_LAYOUT_STACKED, MB_GATE_UP_INTERLEAVED, NULL, NULL, "experts.w13_weight", "experts.w2_weight"},
     {MB_LAYOUT_STACKED, MB_GATE_UP_SEPARATE, "gate_proj.weight", "up_proj.weight", NULL, "down_proj.weight"},
+    {MB_LAYOUT_STACKED, MB_GATE_UP_SEPARATE, "gate_proj", "up_proj", NULL, "down_proj"},
 };
 
 // Published names of the other tensors, after the module.
