@@ -174,8 +174,18 @@ static uint32_t next_random(void)
     return (uint32_t)(state >> 32);
 }
 
-static const char *const format_names[MB_PACKED_FORMATS] = {"f32", "f16", "bf16", "fp8", "fp4"};
-static const double format_bits[MB_PACKED_FORMATS] = {32, 16, 16, 8, 4.25};
+static const char *const format_names[MB_PACKED_FORMATS] = {"f32",   "f16",   "bf16", "fp8", "fp4",
+                                                            "mxfp8", "nvfp4", "int4", "int8"};
+static const int64_t format_groups[MB_PACKED_FORMATS] = {0, 0, 0, 128, 32, 32, 16, 128, 128};
+
+// Of a weight with its part of scales and factors.
+static double format_bits(enum mb_packed_format format)
+{
+    const struct mb_packed_info info = mb_packed_info_of(format);
+    const bool by_group = info.scaled && format != MB_PACKED_NVFP4;
+    const double extra = (by_group ? 32 : 0) + (info.factors ? 8 : 0);
+    return (double)info.code_bits + (extra > 0 ? extra / (double)format_groups[format] : 0);
+}
 
 static void fill_codes(enum mb_packed_format format, void *codes, size_t count)
 {
@@ -184,8 +194,8 @@ static void fill_codes(enum mb_packed_format format, void *codes, size_t count)
         const uint16_t half = format == MB_PACKED_F16 ? mb_to_f16(value) : mb_to_bf16(value);
         if (format == MB_PACKED_F32) memcpy((char *)codes + 4 * i, &value, 4);
         if (format == MB_PACKED_F16 || format == MB_PACKED_BF16) memcpy((char *)codes + 2 * i, &half, 2);
-        if (format == MB_PACKED_FP8) ((uint8_t *)codes)[i] = (uint8_t)(next_random() >> 24 & 0xbf);
-        if (format == MB_PACKED_FP4) ((uint8_t *)codes)[i] = (uint8_t)(next_random() >> 24);
+        const bool e4m3 = format == MB_PACKED_FP8 || format == MB_PACKED_MXFP8;
+        if (format >= MB_PACKED_FP8) ((uint8_t *)codes)[i] = (uint8_t)(next_random() >> 24 & (e4m3 ? 0xbf : 0xff));
     }
 }
 
@@ -196,9 +206,12 @@ static char *make_weights(struct job *job, size_t bytes, double *packing_seconds
     const size_t count = (size_t)(p->n * p->k), groups = p->group ? (size_t)mb_ceil_div(p->k, p->group) : 0;
     char *codes = memory_of(count * 4);
     float *scales = memory_of((size_t)p->n * groups * sizeof *scales + 1);
-    uint8_t *exponents = memory_of((size_t)p->n * groups + 1);
+    uint8_t *factors = memory_of((size_t)p->n * groups + 1);
+    const bool exponents = p->format == MB_PACKED_FP4 || p->format == MB_PACKED_MXFP8;
+    const bool zeros = p->format == MB_PACKED_INT4 || p->format == MB_PACKED_INT8;
     fill_codes(p->format, codes, count);
-    for (size_t i = 0; i < (size_t)p->n * groups; i++) scales[i] = 1, exponents[i] = (uint8_t)(120 + next_random() % 8);
+    for (size_t i = 0; i < (size_t)p->n * groups; i++)
+        scales[i] = 1, factors[i] = (uint8_t)((exponents ? 120 : 4) + next_random() % 8);
     job->matrix_bytes = mb_round_up(job->kernels->packed_bytes(p), 64);
     job->matrices = mb_max(2, (int64_t)(bytes / job->matrix_bytes));
     char *packed = memory_of(job->matrix_bytes * (size_t)job->matrices);
@@ -208,17 +221,20 @@ static char *make_weights(struct job *job, size_t bytes, double *packing_seconds
                                        .n1 = p->n,
                                        .k1 = p->k,
                                        .codes = codes,
-                                       .row_stride = p->format == MB_PACKED_FP4 ? mb_ceil_div(p->k, 2) : p->k,
+                                       .row_stride =
+                                           mb_packed_info_of(p->format).code_bits == 4 ? mb_ceil_div(p->k, 2) : p->k,
                                        .column_stride = 1,
                                        .scales = scales,
-                                       .exponents = exponents,
-                                       .scale_stride = (ptrdiff_t)groups};
+                                       .exponents = zeros ? NULL : factors,
+                                       .zeros = zeros ? factors : NULL,
+                                       .scale_stride = (ptrdiff_t)groups,
+                                       .total = 1};
         job->kernels->pack(p, packed, &piece);
     }
     *packing_seconds = seconds() - begin;
     for (int64_t i = 1; i < job->matrices; i++)
         memcpy(packed + (size_t)i * job->matrix_bytes, packed, job->matrix_bytes);
-    free(codes), free(scales), free(exponents);
+    free(codes), free(scales), free(factors);
     return packed;
 }
 
@@ -239,7 +255,7 @@ static void measure(struct job *job)
     const struct cli_limits limits = cli_limits_of(&samples, machine.peak);
     qsort(times, REPETITIONS, sizeof *times, by_value);
     const double weights_done = (double)(job->packing.n * job->packing.k * job->packing.parts * job->matrices);
-    const double bytes_done = weights_done * format_bits[job->packing.format] / 8;
+    const double bytes_done = weights_done * format_bits(job->packing.format) / 8;
     const double flops = 2 * weights_done * (double)job->m, time = times[REPETITIONS / 2];
     const double dram = limits.read.rate, peak = limits.peak.rate;
     const double floor = bytes_done / dram > flops / peak ? bytes_done / dram : flops / peak;
@@ -255,14 +271,13 @@ static void measure_format(const struct mb_kernels *kernels, enum mb_packed_form
 {
     struct job *job = memory_of(sizeof *job);
     job->kernels = kernels;
-    job->packing = (struct mb_packing){.format = format, .parts = parts, .n = options.n, .k = options.k};
-    if (format == MB_PACKED_FP8) job->packing.group = 128;
-    if (format == MB_PACKED_FP4) job->packing.group = 32;
+    job->packing = (struct mb_packing){
+        .format = format, .parts = parts, .n = options.n, .k = options.k, .group = format_groups[format]};
     int64_t most = 1;
     for (int i = 0; i < counts; i++) most = mb_max(most, row_counts[i]);
     double packing;
     char *weights = make_weights(job, options.bytes, &packing);
-    const double source = (double)(options.n * options.k * parts) * format_bits[format] / 8;
+    const double source = (double)(options.n * options.k * parts) * format_bits(format) / 8;
     printf("%-11s %-5s %-8s packs %.2f GB/s on one thread\n", kernels->name, format_names[format],
            parts == 2 ? "gate_up" : "project", source / packing * 1e-9);
     uint16_t *rows = memory_of((size_t)(most * options.k) * sizeof *rows);
@@ -284,7 +299,8 @@ static void measure_format(const struct mb_kernels *kernels, enum mb_packed_form
 
 static void usage(void)
 {
-    puts("usage: kernel [--level NAME] [--format f32|f16|bf16|fp8|fp4] [--rows 1,8,32] [--outputs N] [--inputs K]\n"
+    puts("usage: kernel [--level NAME] [--format f32|f16|bf16|fp8|fp4|mxfp8|nvfp4|int4|int8] [--rows 1,8,32] "
+         "[--outputs N] [--inputs K]\n"
          "              [--columns OF_A_TASK] [--threads T] [--megabytes WEIGHTS]");
 }
 
