@@ -42,6 +42,11 @@ static inline mb_u mb_int16_dot(mb_u sum, mb_u a, mb_u b)
     return sum;
 }
 
+static inline mb_u mb_int16_dot_at(mb_u sum, const int32_t *a, mb_u b)
+{
+    return mb_int16_dot(sum, _mm256_set1_epi32(*a), b);
+}
+
 static inline mb_u mb_u_zero(void) { return _mm256_setzero_si256(); }
 static inline mb_u mb_u_add(mb_u a, mb_u b) { return _mm256_add_epi32(a, b); }
 static inline mb_u mb_u_all(const int32_t *from) { return _mm256_set1_epi32(*from); }

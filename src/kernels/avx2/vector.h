@@ -31,6 +31,7 @@ static inline mb_v mb_v_add(mb_v a, mb_v b) { return _mm256_add_ps(a, b); }
 static inline mb_v mb_v_sub(mb_v a, mb_v b) { return _mm256_sub_ps(a, b); }
 static inline mb_v mb_v_mul(mb_v a, mb_v b) { return _mm256_mul_ps(a, b); }
 static inline mb_v mb_v_fma(mb_v a, mb_v b, mb_v c) { return _mm256_fmadd_ps(a, b, c); }
+static inline mb_v mb_v_fma_at(mb_v a, const float *b, mb_v c) { return mb_v_fma(a, mb_v_all(*b), c); }
 
 static inline mb_u mb_u_load(const void *from) { return _mm256_loadu_si256((const __m256i *)from); }
 static inline void mb_u_store(void *to, mb_u v) { _mm256_storeu_si256((__m256i *)to, v); }

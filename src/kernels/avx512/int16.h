@@ -42,6 +42,17 @@ static inline mb_u mb_int16_dot(mb_u sum, mb_u a, mb_u b)
     return sum;
 }
 
+// The same of *a in all lanes, which two instructions would each want in a register.
+static inline mb_u mb_int16_dot_at(mb_u sum, const int32_t *a, mb_u b)
+{
+#if defined(__AVX512VNNI__)
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(b), "m"(*a));
+    return sum;
+#else
+    return mb_int16_dot(sum, _mm512_set1_epi32(*a), b);
+#endif
+}
+
 static inline mb_u mb_u_zero(void) { return _mm512_setzero_si512(); }
 static inline mb_u mb_u_add(mb_u a, mb_u b) { return _mm512_add_epi32(a, b); }
 static inline mb_u mb_u_all(const int32_t *from) { return _mm512_set1_epi32(*from); }

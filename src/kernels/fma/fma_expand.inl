@@ -28,10 +28,10 @@ MB_INLINE void mb_expand(const enum mb_packed_format format, const bool rare, co
         for (int64_t k = k0; k < k1; k += mb_line_inputs(format), line += MB_LINE_BYTES) {
             for (int v = 0; v < MB_STRIP_VECTORS; v++) {
                 const uint8_t *from = line + (size_t)v * MB_LANES * 4;
-                __builtin_prefetch(from + 2048);
                 const struct mb_line codes = mb_line_load(format, from);
                 for (int i = 0; i < mb_line_inputs(format); i++) {
-                    const mb_v value = mb_line_value(format, &codes, i, factors[v]);
+                    mb_v value = mb_line_value(format, &codes, i, factors[v]);
+                    if (format == MB_PACKED_FP8) value = mb_v_mul(value, mb_v_all(256));
                     mb_v_store(to + (k + i) * MB_COLUMNS + v * MB_LANES,
                                rare ? mb_v_mul(value, mb_v_load(second + v * MB_LANES)) : value);
                 }

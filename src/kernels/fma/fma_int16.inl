@@ -21,7 +21,7 @@ enum {
     GROUP = MB_INT16_GROUP,
     PAIRS = GROUP / 2,
     CHUNK = 2 * MB_CHUNK,
-    CHUNK_GROUPS = CHUNK / GROUP,
+    CHUNK_FEW = 2 * MB_CHUNK_FEW,
     LINE_INPUTS = 8,
     GROUP_LINES = GROUP / LINE_INPUTS,
     LINE_PAIRS = LINE_INPUTS / 2,
@@ -29,21 +29,32 @@ enum {
     AHEAD = 2048,    // bytes between codes that are read and codes that are prefetched
     DIRECT_ROWS = 24 // up to so many rows decode in registers
 };
-_Static_assert(CHUNK * sizeof(int16_t) + CHUNK_GROUPS * sizeof(float) <= MB_X_STRIDE * sizeof(float), "row of scratch");
+_Static_assert(CHUNK * sizeof(int16_t) + CHUNK / GROUP * sizeof(float) <= MB_X_STRIDE * sizeof(float),
+               "row of scratch");
+_Static_assert(CHUNK_FEW * sizeof(int16_t) + CHUNK_FEW / GROUP * sizeof(float) <= MB_X_STRIDE_FEW * sizeof(float),
+               "row of scratch");
+
+static const int64_t shape_rows[MB_SHAPES] = MB_SHAPE_ROWS;
+
+// Floats between rows in the scratch, and inputs of a chunk: few rows stand in one tile, and have longer chunks.
+MB_INLINE int64_t row_stride(const int64_t rows) { return rows <= shape_rows[1] ? MB_X_STRIDE_FEW : MB_X_STRIDE; }
+MB_INLINE int64_t row_chunk(const int64_t rows) { return rows <= shape_rows[1] ? CHUNK_FEW : CHUNK; }
 
 // One tile: rows x strips continue their sums over `groups` groups.
 struct int16_tile {
     const uint8_t *lines[MB_TILE_STRIPS]; // codes of the strips, or of one strip its integers
     const uint8_t *exponents[MB_TILE_STRIPS];
     float *sums[MB_TILE_STRIPS]; // [rows][MB_COLUMNS]
-    const float *x;              // [rows][MB_X_STRIDE]
-    int64_t lines_left, groups;  // of the chunk
+    const float *x;              // [rows][row_stride]
+    const uint8_t *next;         // codes to fetch beside the integers, `pace` bytes a group
+    int64_t pace;
+    int64_t lines_left, groups; // of the chunk
 };
 typedef void (*int16_tile_call)(const struct int16_tile *tile);
 
-MB_INLINE const int32_t *row_pairs(const struct int16_tile *tile, int r, int64_t group)
+MB_INLINE const int32_t *row_pairs(const int rows, const struct int16_tile *tile, int r, int64_t group)
 {
-    return (const int32_t *)(const void *)(tile->x + r * MB_X_STRIDE) + group * PAIRS;
+    return (const int32_t *)(const void *)(tile->x + r * row_stride(rows)) + group * PAIRS;
 }
 
 // sums = sums + scale of the row * (scale of the weights * exact sum), for all rows of two vectors of columns.
@@ -56,13 +67,27 @@ MB_INLINE void add_group(const int rows, const struct int16_tile *tile, int s, i
         powers[v] = mb_v_bytes(tile->exponents[s] + group * MB_COLUMNS + v * MB_LANES, 23, 0);
     MB_UNROLL
     for (int r = 0; r < rows; r++) {
-        const mb_v scale = mb_v_all(tile->x[r * MB_X_STRIDE + CHUNK / 2 + group]);
+        const mb_v scale = mb_v_all(tile->x[r * row_stride(rows) + row_chunk(rows) / 2 + group]);
         MB_UNROLL
         for (int v = 0; v < MB_STRIP_VECTORS; v++) {
             float *to = tile->sums[s] + r * MB_COLUMNS + v * MB_LANES;
             const mb_v chain = mb_v_mul(powers[v], mb_u_to_float(exact[r][s * MB_STRIP_VECTORS + v]));
             mb_v_store(to, mb_v_add(mb_v_load(to), mb_v_mul(scale, chain)));
         }
+    }
+}
+
+// A pair of row r times two vectors of weights; half of the rows' pairs come with the operation that needs them.
+MB_INLINE void add_pair(const int r, const int v, mb_u exact[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], const int32_t *x,
+                        mb_u first, mb_u second)
+{
+    if (r % 2) {
+        exact[r][v] = mb_int16_dot_at(exact[r][v], x, first);
+        exact[r][v + 1] = mb_int16_dot_at(exact[r][v + 1], x, second);
+    } else {
+        const mb_u both = mb_u_all(x);
+        exact[r][v] = mb_int16_dot(exact[r][v], both, first);
+        exact[r][v + 1] = mb_int16_dot(exact[r][v + 1], both, second);
     }
 }
 
@@ -79,9 +104,7 @@ MB_INLINE void direct_line(const int rows, const struct mb_int16_table table, co
         const mb_u weights[] = {mb_int16_pair(table, first, pair), mb_int16_pair(table, second, pair)};
         MB_UNROLL
         for (int r = 0; r < rows; r++) {
-            const mb_u both = mb_u_all(x + r * MB_X_STRIDE + pair);
-            exact[r][v] = mb_int16_dot(exact[r][v], both, weights[0]);
-            exact[r][v + 1] = mb_int16_dot(exact[r][v + 1], both, weights[1]);
+            add_pair(r, v, exact, x + r * row_stride(rows) + pair, weights[0], weights[1]);
         }
     }
 }
@@ -100,7 +123,7 @@ MB_INLINE void direct(const int rows, const int strips, const struct int16_tile 
             for (int v = 0; v < vectors; v++) exact[r][v] = mb_u_zero();
         }
         for (int64_t i = 0; i < lines; i++) {
-            const int32_t *x = row_pairs(tile, 0, g) + i * LINE_PAIRS;
+            const int32_t *x = row_pairs(rows, tile, 0, g) + i * LINE_PAIRS;
             MB_UNROLL
             for (int s = 0; s < strips; s++) {
                 const uint8_t *from = tile->lines[s] + g * GROUP_BYTES + i * MB_COLUMNS * 4;
@@ -115,8 +138,9 @@ MB_INLINE void direct(const int rows, const int strips, const struct int16_tile 
 // The integers of one strip from the scratch, [pairs][MB_COLUMNS].
 MB_INLINE void expanded(const int rows, const struct int16_tile *tile)
 {
-    const uint8_t *weights = tile->lines[0];
-    for (int64_t g = 0; g < tile->groups; g++) {
+    const uint8_t *weights = tile->lines[0], *next = tile->next;
+    for (int64_t g = 0; g < tile->groups; g++, next += tile->pace) {
+        for (int64_t byte = 0; byte < tile->pace; byte += 64) __builtin_prefetch(next + byte, 0, 2);
         mb_u exact[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS];
         MB_UNROLL
         for (int r = 0; r < rows; r++) exact[r][0] = exact[r][1] = mb_u_zero();
@@ -124,9 +148,7 @@ MB_INLINE void expanded(const int rows, const struct int16_tile *tile)
             const mb_u first = mb_u_load(weights), second = mb_u_load(weights + MB_LANES * 4);
             MB_UNROLL
             for (int r = 0; r < rows; r++) {
-                const mb_u x = mb_u_all(row_pairs(tile, r, g) + pair);
-                exact[r][0] = mb_int16_dot(exact[r][0], x, first);
-                exact[r][1] = mb_int16_dot(exact[r][1], x, second);
+                add_pair(r, 0, exact, row_pairs(rows, tile, r, g) + pair, first, second);
             }
         }
         add_group(rows, tile, 0, g, exact);
@@ -140,7 +162,6 @@ static void expand(const uint8_t *from, int64_t lines, int64_t groups, uint8_t *
     for (int64_t i = 0; i < lines; i++, from += MB_COLUMNS * 4, to += LINE_PAIRS * MB_COLUMNS * 4) {
         MB_UNROLL
         for (int v = 0; v < MB_STRIP_VECTORS; v++) {
-            if (MB_LANES == 16 || v == 0) __builtin_prefetch(from + v * MB_LANES * 4 + AHEAD);
             const struct mb_int16_line line = mb_int16_line_load(table, from + v * MB_LANES * 4);
             MB_UNROLL
             for (int pair = 0; pair < LINE_PAIRS; pair++)
@@ -187,7 +208,6 @@ EXPANDED(12)
 #endif
 
 // By strips (1, 2, 4) and rows - 1, as many as shape_rows says.
-static const int64_t shape_rows[MB_SHAPES] = MB_SHAPE_ROWS;
 static const int16_tile_call direct_tiles[MB_SHAPES][MB_TILE_ROWS] = {
     {direct_1x1, direct_1x2, direct_1x3, direct_1x4, direct_1x5, direct_1x6,
 #if MB_TILE_ROWS == 12
@@ -205,73 +225,75 @@ static const int16_tile_call expanded_tiles[MB_TILE_ROWS] = {expanded_1,  expand
 #endif
 };
 
-// Integers and scales of groups [g0, g0 + groups) of up to a tile's rows.
+// Integers and scales of groups [g0, g0 + groups) of the rows.
 static void copy_rows(const struct mb_packing *packing, const struct mb_rows *rows, int64_t r0, int64_t m, int64_t g0,
                       int64_t groups, float *x)
 {
     const size_t scales = mb_int16_scales_at(packing->k);
-    for (int64_t r = 0; r < m; r++, x += MB_X_STRIDE) {
+    for (int64_t r = 0; r < m; r++, x += row_stride(m)) {
         const char *row = rows->row[r0 + r];
         memcpy(x, row + (size_t)(g0 * GROUP) * sizeof(int16_t), (size_t)(groups * GROUP) * sizeof(int16_t));
-        memcpy(x + CHUNK / 2, row + scales + (size_t)g0 * sizeof(float), (size_t)groups * sizeof(float));
+        memcpy(x + row_chunk(m) / 2, row + scales + (size_t)g0 * sizeof(float), (size_t)groups * sizeof(float));
     }
 }
 
-// A chunk of all strips of the block that `tile` is on, for the rows in the scratch.
-static void run_strips(const struct int16_tile *block, bool expands, int shape, int64_t strips, int64_t rows, int64_t r)
+// A chunk of up to 1 << shape strips, for all rows in the scratch, in tiles of nearly equal height; many rows on the
+// integers of a single strip, fetching the codes at `next` for its successor.
+static void run_strips(const struct int16_tile *block, int shape, int64_t m, const uint8_t *next, uint8_t *integers)
 {
-    for (int64_t s = 0, width; s < strips; s += width) {
-        struct int16_tile tile = {.x = block->x, .lines_left = block->lines_left, .groups = block->groups};
-        int here = expands ? 0 : shape;
-        while (1 << here > strips - s) here--;
-        width = 1 << here;
-        for (int64_t i = 0; i < width; i++) {
-            tile.lines[i] = block->lines[s + i];
-            tile.exponents[i] = block->exponents[s + i];
-            tile.sums[i] = block->sums[s + i] + r * MB_COLUMNS;
-        }
-        (expands ? expanded_tiles : direct_tiles[here])[rows - 1](&tile);
+    const bool expands = m > DIRECT_ROWS;
+    struct int16_tile tile = *block;
+    const int64_t tiles = mb_ceil_div(m, shape_rows[shape]);
+    if (expands) {
+        expand(tile.lines[0], tile.lines_left, tile.groups, integers);
+        tile.lines[0] = integers;
+        tile.pace = mb_ceil_div(GROUP_BYTES, tiles);
+        tile.next = next;
+    }
+    for (int64_t t = 0, r = 0, height; t < tiles; t++, r += height) {
+        height = mb_ceil_div(m - r, tiles - t);
+        tile.x = block->x + r * row_stride(m);
+        for (int i = 0; i < 1 << shape; i++) tile.sums[i] = block->sums[i] + r * MB_COLUMNS;
+        (expands ? expanded_tiles : direct_tiles[shape])[height - 1](&tile);
+        if (expands) tile.next += tile.groups * tile.pace;
     }
 }
 
-// Strips [s0, s0 + strips) of a block of panels that begins at `first`: as many as the scratch has expanded weights
-// for.
-static void strip_sums(const struct mb_packing *packing, const uint8_t *first, int64_t s0, int64_t strips,
-                       const struct mb_rows *rows, int64_t r0, int64_t m, const struct mb_fma_scratch *scratch)
+// All strips of a block of panels on groups [g0, g0 + groups), whose rows are in the scratch.
+static void run_chunk(const struct mb_packing *packing, const uint8_t *first, int64_t strips, int64_t g0,
+                      int64_t groups, int64_t m, const struct mb_fma_scratch *scratch)
 {
     const struct mb_fma_layout layout = mb_fma_layout_of(packing);
-    const int64_t all_lines = mb_ceil_div(packing->k, LINE_INPUTS), groups = mb_packed_groups(packing);
-    const bool expands = m > DIRECT_ROWS;
-    int shape = 0;
-    while (shape < MB_SHAPES - 1 && m <= shape_rows[shape + 1]) shape++;
-    for (int64_t g0 = 0; g0 < groups; g0 += CHUNK_GROUPS) {
-        struct int16_tile block = {.x = scratch->x, .groups = mb_min(CHUNK_GROUPS, groups - g0)};
-        block.lines_left = mb_min(CHUNK_GROUPS * GROUP_LINES, all_lines - g0 * GROUP_LINES);
-        for (int64_t s = 0; s < strips; s++) {
-            const uint8_t *strip = first + (size_t)(s0 + s) * layout.strip_bytes;
-            block.lines[s] = strip + (size_t)g0 * GROUP_BYTES;
-            block.exponents[s] = strip + layout.factors + (size_t)g0 * MB_COLUMNS;
-            block.sums[s] = scratch->sums + (s0 + s) * m * MB_COLUMNS;
-            if (!expands) continue;
-            uint8_t *to = (uint8_t *)(scratch->weights + s * MB_CHUNK * MB_COLUMNS);
-            expand(block.lines[s], block.lines_left, block.groups, to);
-            block.lines[s] = to;
+    struct int16_tile block = {.x = scratch->x, .groups = groups};
+    block.lines_left = mb_min(groups * GROUP_LINES, mb_ceil_div(packing->k, LINE_INPUTS) - g0 * GROUP_LINES);
+    int most = 0;
+    while (most < MB_SHAPES - 1 && m <= shape_rows[most + 1]) most++;
+    for (int64_t s = 0, width; s < strips; s += width) {
+        int shape = most;
+        while (1 << shape > strips - s) shape--;
+        width = 1 << shape;
+        for (int64_t i = 0; i < width; i++) {
+            const uint8_t *strip = first + (size_t)(s + i) * layout.strip_bytes;
+            block.lines[i] = strip + (size_t)g0 * GROUP_BYTES;
+            block.exponents[i] = strip + layout.factors + (size_t)g0 * MB_COLUMNS;
+            block.sums[i] = scratch->sums + (s + i) * m * MB_COLUMNS;
         }
-        int64_t tiles = mb_ceil_div(m, shape_rows[shape]);
-        for (int64_t r = 0, height; r < m; r += height, tiles--) {
-            height = mb_ceil_div(m - r, tiles);
-            copy_rows(packing, rows, r0 + r, height, g0, block.groups, scratch->x);
-            run_strips(&block, expands, shape, strips, height, r);
-        }
+        // After the block's last strip come the first one's next inputs.
+        const uint8_t *next =
+            s + width < strips ? block.lines[0] + layout.strip_bytes : first + (size_t)(g0 + groups) * GROUP_BYTES;
+        run_strips(&block, shape, m, next, (uint8_t *)scratch->weights);
     }
 }
 
 void MB_LEVEL(int16_sums)(const struct mb_packing *packing, const void *packed, int64_t panel, int64_t panels,
                           const struct mb_rows *rows, int64_t r0, int64_t m, const struct mb_fma_scratch *scratch)
 {
-    const int64_t strips = panels * packing->parts;
+    const int64_t strips = panels * packing->parts, all = mb_packed_groups(packing), step = row_chunk(m) / GROUP;
     const uint8_t *first = (const uint8_t *)packed + (size_t)panel * mb_fma_layout_of(packing).panel_bytes;
     memset(scratch->sums, 0, (size_t)(strips * m * MB_COLUMNS) * sizeof(float));
-    for (int64_t s0 = 0; s0 < strips; s0 += MB_TILE_STRIPS)
-        strip_sums(packing, first, s0, mb_min(MB_TILE_STRIPS, strips - s0), rows, r0, m, scratch);
+    for (int64_t g0 = 0; g0 < all; g0 += step) {
+        const int64_t groups = mb_min(step, all - g0);
+        copy_rows(packing, rows, r0, m, g0, groups, scratch->x);
+        run_chunk(packing, first, strips, g0, groups, m, scratch);
+    }
 }

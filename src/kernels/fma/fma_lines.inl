@@ -37,7 +37,7 @@ MB_INLINE mb_v mb_line_factor(const enum mb_packed_format format, const uint8_t 
     }
 }
 
-// Input i of the line. Every operation here is exact (or gives a denormal, which becomes zero).
+// Input i of the line, of FP8 times 2^-8. Every operation here is exact (or gives a denormal, which becomes zero).
 MB_INLINE mb_v mb_line_value(const enum mb_packed_format format, const struct mb_line *line, const int i, mb_v factor)
 {
     switch (format) {
@@ -46,7 +46,7 @@ MB_INLINE mb_v mb_line_value(const enum mb_packed_format format, const struct mb
     case MB_PACKED_F16:
         return mb_v_f16(line->codes, i);
     case MB_PACKED_FP8:
-        return mb_v_mul(mb_v_f16(line->words[i / 2], i % 2), mb_v_all(256));
+        return mb_v_f16(line->words[i / 2], i % 2);
     case MB_PACKED_MXFP8:
         return mb_v_mul(mb_v_f16(line->words[i / 2], i % 2), factor);
     case MB_PACKED_FP4:

@@ -11,6 +11,14 @@ static bool has_own_chains(const struct mb_packing *packing, const struct mb_fma
     return layout->late && layout->chain < packing->k;
 }
 
+static const int64_t shape_rows[MB_SHAPES] = MB_SHAPE_ROWS;
+
+// Floats of up to m rows in the scratch.
+static int64_t prepared_floats(int64_t m)
+{
+    return mb_max(m * MB_X_STRIDE, mb_min(m, shape_rows[1]) * MB_X_STRIDE_FEW);
+}
+
 struct mb_fma_scratch MB_LEVEL(scratch_of)(void *memory, int64_t m)
 {
     const int64_t rows = mb_min(m, MB_BLOCK_ROWS);
@@ -18,7 +26,7 @@ struct mb_fma_scratch MB_LEVEL(scratch_of)(void *memory, int64_t m)
     scratch.sums = scratch.weights + MB_TILE_STRIPS * MB_CHUNK * MB_COLUMNS;
     scratch.out = scratch.sums + MB_BLOCK_STRIPS * rows * MB_COLUMNS;
     scratch.x = scratch.out + rows * MB_COLUMNS;
-    scratch.chains = scratch.x + rows * MB_X_STRIDE;
+    scratch.chains = scratch.x + prepared_floats(rows);
     return scratch;
 }
 
@@ -26,65 +34,123 @@ size_t MB_LEVEL(scratch_bytes)(const struct mb_packing *packing, int64_t m)
 {
     const struct mb_fma_layout layout = mb_fma_layout_of(packing);
     const int64_t rows = mb_min(m, MB_BLOCK_ROWS), chains = has_own_chains(packing, &layout) ? MB_BLOCK_STRIPS : 0;
-    const int64_t row = (MB_BLOCK_STRIPS + 1 + chains) * MB_COLUMNS + MB_X_STRIDE;
-    return (size_t)(MB_TILE_STRIPS * MB_CHUNK * MB_COLUMNS + rows * row) * sizeof(float);
+    const int64_t row = (MB_BLOCK_STRIPS + 1 + chains) * MB_COLUMNS;
+    return (size_t)(MB_TILE_STRIPS * MB_CHUNK * MB_COLUMNS + rows * row + prepared_floats(rows)) * sizeof(float);
 }
 
-// Inputs [k0, k0 + count) of the rows as float32, then -0 up to a whole line: with a code of zero the product is -0,
-// which changes no sum. Rows lie apart: processors do not foresee where the next one begins.
+// Inputs [k0, k0 + count) of the rows as float32 times `factor`, then -0 up to a whole line: with a code of zero the
+// product is -0, which changes no sum. Rows lie apart: processors do not foresee where the next one begins.
 static void prepare_rows(const struct mb_rows *rows, int64_t r0, int64_t m, int64_t k0, int64_t count, int64_t whole,
-                         float *x)
+                         float factor, float *x)
 {
-    const int64_t size = rows->bf16 ? 2 : 4;
-    for (int64_t r = 0; r < m; r++, x += MB_X_STRIDE) {
+    const int64_t size = rows->bf16 ? 2 : 4, stride = m <= shape_rows[1] ? MB_X_STRIDE_FEW : MB_X_STRIDE;
+    for (int64_t r = 0; r < m; r++, x += stride) {
         const char *from = (const char *)rows->row[r0 + r] + k0 * size;
         const char *later = (const char *)rows->row[r0 + mb_min(r + 4, m - 1)] + k0 * size;
         for (int64_t byte = 0; byte < count * size; byte += 64) __builtin_prefetch(later + byte);
         if (rows->bf16) {
             const uint16_t *codes = (const uint16_t *)(const void *)from;
-            for (int64_t k = 0; k < count; k++) x[k] = mb_from_bf16(codes[k]);
+            for (int64_t k = 0; k < count; k++) x[k] = mb_from_bf16(codes[k]) * factor;
         } else {
-            memcpy(x, from, (size_t)count * sizeof *x);
+            const float *values = (const float *)(const void *)from;
+            for (int64_t k = 0; k < count; k++) x[k] = values[k] * factor;
         }
         for (int64_t k = count; k < whole; k++) x[k] = -0.0f;
     }
 }
 
+// Whether all magnitudes of the rows are below 2^120, so that they can be multiplied by 2^8.
+static bool are_moderate(const struct mb_rows *rows, int64_t r0, int64_t m, int64_t k)
+{
+    uint32_t most = 0;
+    for (int64_t r = r0; r < r0 + m; r++) {
+        const uint16_t *halves = rows->row[r];
+        const uint32_t *words = rows->row[r];
+        uint16_t largest = 0;
+        for (int64_t i = 0; rows->bf16 && i < k; i++) {
+            const uint16_t magnitude = halves[i] & 0x7fff;
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        for (int64_t i = 0; !rows->bf16 && i < k; i++)
+            most = (words[i] & 0x7fffffffu) > most ? words[i] & 0x7fffffffu : most;
+        if ((uint32_t)largest << 16 > most) most = (uint32_t)largest << 16;
+    }
+    return most < 247u << 23;
+}
+
 // Up to how many rows codes become floats in the registers of each tile; beyond, once in the scratch.
 static const int64_t rows_in_registers[MB_PACKED_FORMATS] = MB_ROWS_IN_REGISTERS;
-static const int64_t shape_rows[MB_SHAPES] = MB_SHAPE_ROWS;
 
 struct plan {
     const mb_fma_tile_call (*tiles)[MB_TILE_ROWS_MOST];
     bool expand;
-    int shape; // the most strips of a tile: 1 << shape
+    int shape;     // the most strips of a tile: 1 << shape
+    int64_t chunk; // inputs
+    float factor;  // of the rows: what the tiles' weights lack
 };
 
-static struct plan plan_of(const struct mb_packing *packing, int64_t m, bool separate)
+// Inputs of a chunk. Few rows go on as long as the scratch has room for them; expanded weights, and what may have to
+// be, have their own room.
+static int64_t chunk_of(const struct mb_packing *packing, int64_t m, bool expand)
+{
+    const int64_t chunk = mb_fma_layout_of(packing).chunk;
+    const bool may_expand = packing->format == MB_PACKED_MXFP8 || packing->format == MB_PACKED_NVFP4;
+    if (m > shape_rows[1] || expand || may_expand || packing->group > MB_CHUNK) return chunk;
+    const int64_t parts = mb_ceil_div(packing->k, MB_CHUNK_FEW);
+    return mb_ceil_div(mb_ceil_div(packing->k, parts), chunk) * chunk;
+}
+
+static struct plan plan_of(const struct mb_packing *packing, const struct mb_rows *rows, int64_t r0, int64_t m,
+                           bool separate)
 {
     static const mb_fma_tile_call(*const direct[MB_PACKED_FORMATS])[MB_TILE_ROWS_MOST] = {
         MB_LEVEL(tiles_f32),   MB_LEVEL(tiles_f16),   MB_LEVEL(tiles_bf16), MB_LEVEL(tiles_fp8), MB_LEVEL(tiles_fp4),
         MB_LEVEL(tiles_mxfp8), MB_LEVEL(tiles_nvfp4), MB_LEVEL(tiles_int4), MB_LEVEL(tiles_int8)};
-    struct plan plan = {.tiles = direct[packing->format]};
+    struct plan plan = {.tiles = direct[packing->format], .factor = 1};
     plan.expand = m > rows_in_registers[packing->format] || (separate && packing->format != MB_PACKED_F32);
+    if (packing->format == MB_PACKED_FP8 && !plan.expand) {
+        plan.expand = !are_moderate(rows, r0, m, packing->k);
+        if (!plan.expand) plan.factor = 256;
+    }
     if (plan.expand) plan.tiles = MB_LEVEL(tiles_f32);
     if (separate) plan.tiles = MB_LEVEL(tiles_f32_separate);
     while (plan.shape < MB_SHAPES - 1 && m <= shape_rows[plan.shape + 1]) plan.shape++;
+    plan.chunk = chunk_of(packing, m, plan.expand);
     return plan;
 }
 
 enum { MB_AHEAD = 2048 };
 
-// One chunk of up to 1 << shape strips for all rows of the block, in tiles of nearly equal height. With many rows the
-// last tile, which finds the chunk in a cache, fetches the one that comes `next` bytes on.
-static void run_tiles(const struct plan *plan, int shape, int64_t m, ptrdiff_t next,
-                      const struct mb_fma_scratch *scratch, struct mb_fma_tile *tile)
+// What the tile fetches, in a chunk whose codes are `bytes` from `codes` on, and after which come those `next` bytes
+// on. Few rows read weights as fast as they come, a little behind what is fetched. Many rows stay long enough with a
+// chunk for all of the next one, each of the `tiles` fetching its part.
+static void plan_fetching(struct mb_fma_tile *tile, const uint8_t *codes, ptrdiff_t bytes, ptrdiff_t next,
+                          int64_t lines, int64_t tiles, int64_t t, bool few)
+{
+    if (few) {
+        const bool here = bytes > MB_AHEAD;
+        tile->pace = (ptrdiff_t)MB_LINE_BYTES;
+        tile->jump = next - bytes;
+        tile->ahead = here ? MB_AHEAD : MB_AHEAD + tile->jump;
+        tile->turn = here ? (size_t)(bytes - MB_AHEAD) - MB_LINE_BYTES : SIZE_MAX;
+        return;
+    }
+    tile->pace = mb_ceil_div(bytes, tiles * lines);
+    tile->ahead = (ptrdiff_t)((uintptr_t)codes - (uintptr_t)tile->lines[0]) + next + t * lines * tile->pace;
+    tile->turn = SIZE_MAX;
+}
+
+// One chunk of up to 1 << shape strips for all rows of the block, in tiles of nearly equal height.
+static void run_tiles(const struct plan *plan, int shape, int64_t m, const uint8_t *codes, ptrdiff_t bytes,
+                      ptrdiff_t next, const struct mb_fma_scratch *scratch, struct mb_fma_tile *tile)
 {
     const int64_t tiles = mb_ceil_div(m, shape_rows[shape]);
+    const int64_t lines = plan->expand ? tile->count : bytes / (ptrdiff_t)MB_LINE_BYTES;
+    const bool few = m <= shape_rows[1];
     for (int64_t t = 0, r = 0; t < tiles; t++) {
         const int64_t rows = mb_ceil_div(m - r, tiles - t);
-        tile->ahead = t + 1 == tiles && m > shape_rows[1] && !plan->expand ? next : MB_AHEAD;
-        tile->x = scratch->x + r * MB_X_STRIDE;
+        plan_fetching(tile, codes, bytes, next, lines, tiles, t, few);
+        tile->x = scratch->x + r * (few ? MB_X_STRIDE_FEW : MB_X_STRIDE);
         plan->tiles[shape][rows - 1](tile);
         for (int s = 0; s < 1 << shape; s++) tile->sums[s] += rows * MB_COLUMNS;
         r += rows;
@@ -112,6 +178,7 @@ static void run_strips(const struct mb_packing *packing, const struct plan *plan
     const int64_t group = lines ? mb_min(packing->group, whole) : whole;
     const int64_t g0 = packing->group ? k0 / packing->group : 0, groups = mb_ceil_div(whole, group);
     struct mb_fma_tile tile = {.count = whole, .group = group};
+    const ptrdiff_t bytes = whole / layout.line_inputs * (ptrdiff_t)MB_LINE_BYTES;
     struct plan here = *plan;
     bool rare = false;
     for (int s = 0; s < 1 << shape; s++) {
@@ -127,6 +194,7 @@ static void run_strips(const struct mb_packing *packing, const struct plan *plan
         here.expand = true;
         here.tiles = MB_LEVEL(tiles_f32);
     }
+    const uint8_t *const codes = tile.lines[0];
     for (int s = 0; here.expand && s < 1 << shape; s++) {
         const struct mb_fma_tile one = {
             .lines = {tile.lines[s]}, .factors = {tile.factors[s]}, .count = whole, .group = group};
@@ -135,7 +203,7 @@ static void run_strips(const struct mb_packing *packing, const struct plan *plan
         tile.lines[s] = (const uint8_t *)to;
     }
     if (here.expand && !tile.scales[0]) tile.group = whole;
-    run_tiles(&here, shape, m, next, scratch, &tile);
+    run_tiles(&here, shape, m, codes, bytes, next, scratch, &tile);
 }
 
 // The end of chains that no tile scales: sums = sums + scale * chain, and new chains begin. A single chain lies where
@@ -164,7 +232,7 @@ static void run_chunk(const struct mb_packing *packing, const struct plan *plan,
         int shape = plan->shape;
         while (1 << shape > strips - s) shape--;
         // After the block's last strip come the first one's next inputs.
-        const int64_t chunk_bytes = layout.chunk / layout.line_inputs * (int64_t)MB_LINE_BYTES;
+        const int64_t chunk_bytes = whole / layout.line_inputs * (int64_t)MB_LINE_BYTES;
         const int64_t strip_bytes = (int64_t)layout.strip_bytes;
         const ptrdiff_t next = s + (1 << shape) < strips ? strip_bytes << shape : chunk_bytes - s * strip_bytes;
         run_strips(packing, plan, block, s, shape, k0, whole, m, next, sums, scratch);
@@ -181,7 +249,7 @@ void MB_LEVEL(sums)(const struct mb_packing *packing, const void *packed, int64_
         return;
     }
     const struct mb_fma_layout layout = mb_fma_layout_of(packing);
-    const struct plan plan = plan_of(packing, m, separate);
+    const struct plan plan = plan_of(packing, rows, r0, m, separate);
     const int64_t strips = panels * packing->parts;
     const uint8_t *block = (const uint8_t *)packed + (size_t)panel * layout.panel_bytes;
     const bool own_chains = has_own_chains(packing, &layout);
@@ -190,10 +258,10 @@ void MB_LEVEL(sums)(const struct mb_packing *packing, const void *packed, int64_
     if (own_chains) memset(chains, 0, (size_t)(strips * m * MB_COLUMNS) * sizeof(float));
     for (int64_t k0 = 0, count; k0 < packing->k; k0 += count) {
         // A group longer than a chunk ends with one.
-        count = mb_min(layout.chunk, packing->k - k0);
+        count = mb_min(plan.chunk, packing->k - k0);
         if (packing->group > layout.chunk) count = mb_min(count, packing->group - k0 % packing->group);
         const int64_t whole = mb_ceil_div(count, layout.line_inputs) * layout.line_inputs;
-        prepare_rows(rows, r0, m, k0, count, whole, scratch->x);
+        prepare_rows(rows, r0, m, k0, count, whole, plan.factor, scratch->x);
         run_chunk(packing, &plan, block, strips, k0, whole, m, chains, scratch);
         const int64_t end = k0 + count;
         if (layout.late && (end == packing->k || end % layout.chain == 0))

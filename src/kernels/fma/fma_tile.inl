@@ -10,46 +10,75 @@
 #define MB_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-// Input i of a line of one strip's vectors [v0, v0 + 2) for all rows.
-MB_INLINE void mb_tile_input(const enum mb_packed_format format, const bool separate, const int rows, const int v0,
+// How far apart rows are in the scratch: a tile of few rows stands alone, and has longer chunks.
+MB_INLINE int mb_tile_stride(const int rows)
+{
+    static const int shape_rows[] = MB_SHAPE_ROWS;
+    return rows <= shape_rows[1] ? MB_X_STRIDE_FEW : MB_X_STRIDE;
+}
+
+// Input i of a line of all strips for all rows. Half of the rows' values come with the operation that needs them, which
+// saves an instruction and costs a load: as many as leaves room for both.
+MB_INLINE void mb_tile_input(const enum mb_packed_format format, const bool separate, const int rows, const int strips,
                              const int i, mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], const struct mb_line *line,
                              const mb_v *factors, const float *x)
 {
     if (i >= mb_line_inputs(format)) return;
-    const mb_v first = mb_line_value(format, &line[0], i, factors[v0]);
-    const mb_v second = mb_line_value(format, &line[1], i, factors[v0 + 1]);
     MB_UNROLL
-    for (int r = 0; r < rows; r++) {
-        const mb_v value = mb_v_all(x[r * MB_X_STRIDE + i]);
-        if (separate) {
-            sum[r][v0] = mb_v_add(sum[r][v0], mb_v_mul(first, value));
-            sum[r][v0 + 1] = mb_v_add(sum[r][v0 + 1], mb_v_mul(second, value));
-        } else {
-            sum[r][v0] = mb_v_fma(first, value, sum[r][v0]);
-            sum[r][v0 + 1] = mb_v_fma(second, value, sum[r][v0 + 1]);
+    for (int v = 0; v < strips * MB_STRIP_VECTORS; v += 2) {
+        const mb_v first = mb_line_value(format, &line[v], i, factors[v]);
+        const mb_v second = mb_line_value(format, &line[v + 1], i, factors[v + 1]);
+        MB_UNROLL
+        for (int r = 0; r < rows; r++) {
+            const float *at = x + r * mb_tile_stride(rows) + i;
+            if (!separate && strips == 1 && r % 2 == 0) {
+                sum[r][v] = mb_v_fma_at(first, at, sum[r][v]);
+                sum[r][v + 1] = mb_v_fma_at(second, at, sum[r][v + 1]);
+                continue;
+            }
+            const mb_v value = mb_v_all(*at);
+            if (separate) {
+                sum[r][v] = mb_v_add(sum[r][v], mb_v_mul(first, value));
+                sum[r][v + 1] = mb_v_add(sum[r][v + 1], mb_v_mul(second, value));
+            } else {
+                sum[r][v] = mb_v_fma(first, value, sum[r][v]);
+                sum[r][v + 1] = mb_v_fma(second, value, sum[r][v + 1]);
+            }
         }
     }
 }
 
-// One line of one strip. Everything but the pointers is constant where this is inlined, so that the sums live in
+// Asks for the line at `at`. Few rows are done with a line at once and want the next ones in the first
+// cache; many rows have the current chunk there, and the next one stays in the second until its turn.
+MB_INLINE void mb_tile_fetch(const int rows, const uint8_t *at)
+{
+    if (mb_tile_stride(rows) == MB_X_STRIDE_FEW) {
+        __builtin_prefetch(at);
+        if (MB_LANES == 16) __builtin_prefetch(at + 64);
+    } else {
+        __builtin_prefetch(at, 0, 2);
+        if (MB_LANES == 16) __builtin_prefetch(at + 64, 0, 2);
+    }
+}
+
+// One line of all strips. Everything but the pointers is constant where this is inlined, so that the sums live in
 // registers; the inputs are spelled out because compilers give up on unrolling that much.
-MB_INLINE void mb_tile_line(const enum mb_packed_format format, const bool separate, const int rows, const int v0,
-                            mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], const uint8_t *from, ptrdiff_t ahead,
+MB_INLINE void mb_tile_line(const enum mb_packed_format format, const bool separate, const int rows, const int strips,
+                            mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], const uint8_t *const *lines, size_t offset,
                             const mb_v *factors, const float *x)
 {
-    struct mb_line line[MB_STRIP_VECTORS];
-    __builtin_prefetch(from + ahead);
-    if (MB_LANES == 16) __builtin_prefetch(from + ahead + 64);
-    line[0] = mb_line_load(format, from);
-    line[1] = mb_line_load(format, from + MB_LANES * 4);
-    mb_tile_input(format, separate, rows, v0, 0, sum, line, factors, x);
-    mb_tile_input(format, separate, rows, v0, 1, sum, line, factors, x);
-    mb_tile_input(format, separate, rows, v0, 2, sum, line, factors, x);
-    mb_tile_input(format, separate, rows, v0, 3, sum, line, factors, x);
-    mb_tile_input(format, separate, rows, v0, 4, sum, line, factors, x);
-    mb_tile_input(format, separate, rows, v0, 5, sum, line, factors, x);
-    mb_tile_input(format, separate, rows, v0, 6, sum, line, factors, x);
-    mb_tile_input(format, separate, rows, v0, 7, sum, line, factors, x);
+    struct mb_line line[2 * MB_TILE_STRIPS];
+    MB_UNROLL
+    for (int v = 0; v < strips * MB_STRIP_VECTORS; v++)
+        line[v] = mb_line_load(format, lines[v / MB_STRIP_VECTORS] + offset + v % MB_STRIP_VECTORS * MB_LANES * 4);
+    mb_tile_input(format, separate, rows, strips, 0, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, strips, 1, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, strips, 2, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, strips, 3, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, strips, 4, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, strips, 5, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, strips, 6, sum, line, factors, x);
+    mb_tile_input(format, separate, rows, strips, 7, sum, line, factors, x);
 }
 
 // Where sums of vector v of row r are.
@@ -82,7 +111,9 @@ MB_INLINE void mb_tile(const enum mb_packed_format format, const bool separate, 
     mb_v sum[MB_TILE_ROWS_MOST][2 * MB_TILE_STRIPS], factors[2 * MB_TILE_STRIPS];
     const uint8_t *lines[MB_TILE_STRIPS];
     const bool scaled = mb_has_scales(format) && tile->scales[0] != NULL;
-    const ptrdiff_t ahead = tile->ahead;
+    ptrdiff_t ahead = tile->ahead;
+    const ptrdiff_t pace = tile->pace;
+    const size_t turn = tile->turn;
     MB_UNROLL
     for (int s = 0; s < strips; s++) lines[s] = tile->lines[s];
     MB_UNROLL
@@ -98,12 +129,21 @@ MB_INLINE void mb_tile(const enum mb_packed_format format, const bool separate, 
             const int64_t at = g * MB_COLUMNS + v % MB_STRIP_VECTORS * MB_LANES;
             factors[v] = mb_line_factor(format, tile->factors[v / MB_STRIP_VECTORS] + at);
         }
-        for (int64_t k = k0; k < k1; k += mb_line_inputs(format), offset += MB_LINE_BYTES) {
-            const float *x = tile->x + k;
-            if (strips > 0) mb_tile_line(format, separate, rows, 0, sum, lines[0] + offset, ahead, factors, x);
-            if (strips > 1) mb_tile_line(format, separate, rows, 2, sum, lines[1] + offset, ahead, factors, x);
-            if (strips > 2) mb_tile_line(format, separate, rows, 4, sum, lines[2] + offset, ahead, factors, x);
-            if (strips > 3) mb_tile_line(format, separate, rows, 6, sum, lines[3] + offset, ahead, factors, x);
+        int64_t k = k0;
+        // Lines of one input are so short that the loop would cost as much as they do.
+        for (; format == MB_PACKED_F32 && rows > 3 && k + 4 <= k1; k += 4) {
+            MB_UNROLL
+            for (int i = 0; i < 4; i++, offset += MB_LINE_BYTES, ahead += pace) {
+                mb_tile_fetch(rows, lines[0] + ahead);
+                mb_tile_line(format, separate, rows, strips, sum, lines, offset, factors, tile->x + k + i);
+            }
+        }
+        for (; k < k1; k += mb_line_inputs(format), offset += MB_LINE_BYTES) {
+            MB_UNROLL
+            for (int s = 0; s < strips; s++) mb_tile_fetch(rows, lines[s] + ahead);
+            ahead += pace;
+            if (mb_tile_stride(rows) == MB_X_STRIDE_FEW && offset == turn) ahead += tile->jump;
+            mb_tile_line(format, separate, rows, strips, sum, lines, offset, factors, tile->x + k);
         }
         if (scaled) mb_tile_scale(rows, vectors, tile, g, sum);
     }

@@ -37,8 +37,17 @@
 
 // A call walks K in chunks of inputs (whole groups, or parts of one that is longer), for up to MB_BLOCK_ROWS rows and
 // MB_BLOCK_STRIPS strips at a time, of which a tile takes up to MB_TILE_STRIPS. Rows are float32 in the scratch,
-// MB_X_STRIDE apart: rows a power of two apart would fight for the same cache sets.
-enum { MB_CHUNK = 256, MB_X_STRIDE = MB_CHUNK + 16, MB_BLOCK_ROWS = 240, MB_BLOCK_STRIPS = 16, MB_TILE_STRIPS = 4 };
+// MB_X_STRIDE apart: rows a power of two apart would fight for the same cache sets. Rows that fit one tile of two
+// strips go through chunks of up to MB_CHUNK_FEW and some inputs, so that weights come in long streams.
+enum {
+    MB_CHUNK = 256,
+    MB_CHUNK_FEW = 3072,
+    MB_X_STRIDE = MB_CHUNK + 16,
+    MB_X_STRIDE_FEW = MB_CHUNK_FEW + MB_CHUNK + 16,
+    MB_BLOCK_ROWS = 240,
+    MB_BLOCK_STRIPS = 16,
+    MB_TILE_STRIPS = 4
+};
 
 struct mb_fma_layout {
     int64_t line_inputs; // inputs of a line
@@ -81,8 +90,11 @@ struct mb_fma_tile {
     const uint8_t *factors[MB_TILE_STRIPS]; // [groups][MB_COLUMNS]
     const float *scales[MB_TILE_STRIPS]; // the same, or NULL. Then each group is a chain: sums = sums + scale * chain
     float *sums[MB_TILE_STRIPS];         // [rows][MB_COLUMNS]
-    ptrdiff_t ahead;                     // bytes between what is read and what is fetched
-    const float *x;                      // [rows][MB_X_STRIDE]
+    ptrdiff_t ahead;                     // from a strip's first line to what is fetched beside it
+    ptrdiff_t pace;                      // bytes that fetching goes on a line
+    size_t turn;                         // beside the line at this offset
+    ptrdiff_t jump;                      // so many bytes more
+    const float *x;                      // [rows][MB_X_STRIDE], of few rows [rows][MB_X_STRIDE_FEW]
     int64_t count, group;
 };
 typedef void (*mb_fma_tile_call)(const struct mb_fma_tile *tile);
