@@ -51,6 +51,7 @@ static void print_case(const struct bench_case *one)
 
 static void print_notes(const struct bench *bench)
 {
+    char huge[32];
     int64_t disturbed = 0;
     for (int i = 0; i < bench->case_count; i++) {
         const struct bench_case *const one = &bench->cases[i];
@@ -61,6 +62,8 @@ static void print_notes(const struct bench *bench)
                    one->tokens, one->threads, 1e-9 * limit->lowest, 1e-9 * limit->highest,
                    bound_by_memory(one) ? "GB/s" : "GFLOP/s", limit->how);
     }
+    printf("%s of this process's memory are in huge pages, that for the limits among them\n",
+           cli_bytes_text((double)cli_huge_page_bytes(), huge));
     if (disturbed)
         printf("%" PRId64 " runs in which our threads were not on a CPU for 95 %% of the time%s\n", disturbed,
                bench->args->repeat ? "" : " were made again");
@@ -188,6 +191,7 @@ static void print_json(const struct bench *bench)
     json_object_set_new(document, "num_experts", json_integer(v->shape.num_experts));
     json_object_set_new(document, "num_experts_per_tok", json_integer(bench->k));
     json_object_set_new(document, "packed_bytes", json_integer((json_int_t)v->info.packed_bytes));
+    json_object_set_new(document, "huge_page_bytes", json_integer((json_int_t)cli_huge_page_bytes()));
     json_object_set_new(document, "peak_memory_bytes", json_integer((json_int_t)cli_peak_memory()));
     json_object_set_new(document, "outputs_equal", json_boolean(cases_that_differ(bench) == 0));
     for (int i = 0; i < bench->case_count; i++) json_array_append_new(cases, case_json(bench, &bench->cases[i]));

@@ -75,6 +75,17 @@ static void read_huge_pages(struct cli_machine *out)
     if (file) fclose(file);
 }
 
+uint64_t cli_huge_page_bytes(void)
+{
+    char line[256];
+    uint64_t bytes = 0;
+    FILE *const file = fopen("/proc/self/smaps_rollup", "re");
+    while (file && fgets(line, sizeof line, file))
+        if (strncmp(line, "AnonHugePages:", 14) == 0) bytes = 1024 * strtoull(line + 14, NULL, 10);
+    if (file) fclose(file);
+    return bytes;
+}
+
 static void read_cache(struct cli_machine *out)
 {
     for (int i = 0; i < 8; i++) {

@@ -15,4 +15,7 @@ struct cli_machine {
 
 void cli_machine_read(struct cli_machine *out);
 
+// How much of this process's memory lies in huge pages at this moment; 0 where the system does not tell.
+uint64_t cli_huge_page_bytes(void);
+
 #endif

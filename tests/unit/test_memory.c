@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Alignment, sizes remembered for the release, sizes that cannot be had, zeroing.
+// Alignment, sizes remembered for the release, sizes that cannot be had, zeroing, huge pages.
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,6 +41,47 @@ static void test_sizes_that_cannot_be_had(void **state)
         assert_null(mb_alloc(&mb_default_allocator, impossible[i]));
         assert_null(mb_alloc_zero(&mb_default_allocator, impossible[i]));
     }
+}
+
+// What /proc/self/smaps says of huge pages in the mapping that holds `address`.
+static size_t huge_bytes_around(const void *address)
+{
+    char line[512];
+    size_t huge = 0;
+    bool inside = false;
+    FILE *file = fopen("/proc/self/smaps", "re");
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file)) {
+        unsigned long long begin, end, kilobytes;
+        if (sscanf(line, "%llx-%llx ", &begin, &end) == 2)
+            inside = (uintptr_t)address >= begin && (uintptr_t)address < end;
+        else if (inside && sscanf(line, "AnonHugePages: %llu kB", &kilobytes) == 1)
+            huge = (size_t)kilobytes * 1024;
+    }
+    fclose(file);
+    return huge;
+}
+
+// Large blocks lie in huge pages where the system gives them to those who ask.
+static void test_large_blocks_lie_in_huge_pages(void **state)
+{
+    (void)state;
+    char line[128] = "";
+    const size_t bytes = (size_t)64 << 20;
+    FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "re");
+    if (file && !fgets(line, sizeof line, file)) *line = 0;
+    if (file) fclose(file);
+    if (!strstr(line, "[madvise]") && !strstr(line, "[always]")) {
+        print_message("skipped: this system gives no huge pages (%s)\n", line);
+        skip();
+    }
+    unsigned char *memory = mb_alloc(&mb_default_allocator, bytes);
+    assert_non_null(memory);
+    memset(memory, 1, bytes);
+    const size_t huge = huge_bytes_around(memory + bytes / 2);
+    print_message("%zu of %zu bytes lie in huge pages\n", huge, bytes);
+    assert_true(huge >= bytes / 2); // the system may be short of some
+    mb_free(&mb_default_allocator, memory);
 }
 
 // A host's allocator that checks what it is given back.
@@ -89,6 +132,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_size_is_aligned_and_writable),
         cmocka_unit_test(test_sizes_that_cannot_be_had),
+        cmocka_unit_test(test_large_blocks_lie_in_huge_pages),
         cmocka_unit_test(test_a_hosts_allocator),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
