@@ -39,12 +39,15 @@ class Table(CliTest):
         with open(source, "w", encoding="utf-8") as file:
             json.dump(document, file)
         with open(page, "w", encoding="utf-8") as file:
-            file.write("before\n<!-- bench -->\nstale rows\n<!-- end bench -->\nafter\n")
+            file.write("before\n<!-- bench -->\nstale rows\n<!-- end bench -->\nafter\n"
+                       "<!-- bench other -->\nanother machine\n<!-- end bench other -->\n")
         command = [sys.executable, os.path.join(BENCH, "table")]
         subprocess.run([*command, "--into", page, source], check=True)
         with open(page, encoding="utf-8") as file:
             text = file.read()
-        self.assertTrue(text.startswith("before\n<!-- bench -->\n") and text.endswith("<!-- end bench -->\nafter\n"))
+        self.assertTrue(text.startswith("before\n<!-- bench -->\n"))
+        self.assertTrue(text.endswith("<!-- end bench -->\nafter\n<!-- bench other -->\nanother machine\n"
+                                      "<!-- end bench other -->\n"))
         self.assertNotIn("stale rows", text)
         self.assertIn("**deepseek_v3, bf16, bf16 compute (16 of 256 experts)**", text)
         self.assertIn("above the limit, which moved between", text)
@@ -65,6 +68,21 @@ class Table(CliTest):
                 ("deepseek_v3", "fp8", 32, "fma", 0.70), ("mixtral_8x7b", "bf16", 2048, "dot", None),
                 ("qwen3_30b_a3b", "f32", 128, "fma", None)):
             self.assertEqual(target_of({"config": config, "format": form, "tokens": tokens}, kind), share)
+        for kind, tokens, share in (("fma", 1, 0.80), ("fma", 512, None), ("dot", 1, None)):
+            case = {"config": "gpt_oss_20b", "format": "mxfp4", "tokens": tokens, "compute": "int16"}
+            self.assertEqual(target_of(case, kind), share)
+
+    def test_int16_beside_the_multiply_add(self):
+        table = script("table")
+        limits = {"dot_instruction": "64-byte float32 multiply-add", "dot_gflops": 300.0}
+        plain = {"cases": [{"compute": "bf16", "threads": 2, "tokens": 512, "limits": limits}]}
+        integers = {"cases": [{"compute": "int16", "threads": 2, "tokens": tokens, "gflops": 420.0,
+                               "limits": {"dot_instruction": "64-byte int16 dot product", "dot_gflops": 600.0}}
+                              for tokens in (1, 512)]}
+        rates = table.multiply_adds([plain, integers])
+        self.assertEqual(rates, {2: 300.0})
+        self.assertEqual(list(table.over_multiply_add(integers, rates)),
+                         ["T = 512 on 2: 1.40 times the float32 multiply-add (target 1.35)."])
 
 
 class Regress(CliTest):
