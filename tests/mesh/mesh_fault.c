@@ -3,8 +3,8 @@
 // something happens to that rank. It stands between the program and MPI by way of the profiling names that the standard
 // gives every call, so that what runs is the program as it is installed.
 //
-//   FAULT_KIND    none, kill, exit and exit0 (status 3 and 0, nothing finalised), stop, hang, slow (3 s), rows or bytes (the headers of
-//                 dispatched rows count wrongly from then on)
+//   FAULT_KIND    none, kill, exit and exit0 (status 3 and 0, nothing finalised), stop, hang, slow (3 s), rows or bytes
+//                 (the headers of dispatched rows count wrongly from then on)
 //   FAULT_RANK    whom it strikes        FAULT_AT      at which message of that rank, from 1
 //   FAULT_FOLDER  where it writes: RANK holds the exit code, the time of leaving and the messages sent; "struck" the
 //                 time of the fault. Times are seconds of the monotonic clock, which all processes share.
