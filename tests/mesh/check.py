@@ -13,8 +13,7 @@ from cli_support import CLI, environment, read_npy, write_npy  # pylint: disable
 BUILD = os.environ.get("MOEBLOCK_BUILD_DIR", os.path.join(ROOT, "build", "release"))
 HIDDEN, LAYER, TOKENS = 64, "3", 256
 # DeepSeek-V3's router and counts of experts, narrow.
-SETTINGS = ["--set", f"model.hidden_size={HIDDEN}", "--set", "experts.distributed.intermediate_size=32",
-            "--set", "experts.shared.intermediate_size=32"]
+SETTINGS = ["--set", "experts.distributed.intermediate_size=32", "--set", "experts.shared.intermediate_size=32"]
 # Nobody may wait for an MPI to find out that ranks outnumber cores, or that this is a container's root.
 MPI_ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
                    "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
@@ -27,16 +26,17 @@ def tool(*arguments):
 class Inputs:
     """A checkpoint and inputs: random rows, rows that all choose the same experts, fewer rows than ranks."""
 
-    def __init__(self, folder, form="bf16"):
+    def __init__(self, folder, form="bf16", settings=(), hidden=HIDDEN):
         self.model = self.config = os.path.join(folder, "model")
-        tool("synth", os.path.join(ROOT, "configs", "deepseek_v3.json"), *SETTINGS, "--format", form, "--layer", LAYER,
+        tool("synth", os.path.join(ROOT, "configs", "deepseek_v3.json"), *SETTINGS, *settings, "--set",
+             f"model.hidden_size={hidden}", "--format", form, "--layer", LAYER,
              "--tokens", TOKENS, "--output", self.model)
         values = read_npy(os.path.join(self.model, "input.npy"))[2]
-        rows = [values[t * HIDDEN:(t + 1) * HIDDEN] for t in range(TOKENS)]
+        rows = [values[t * hidden:(t + 1) * hidden] for t in range(TOKENS)]
         self.files = {}
         for name, chosen in (("random", rows), ("skewed", [rows[7]] * 64), ("few", rows[:3])):
             x, y, prefix = (os.path.join(folder, name + end) for end in (".npy", "_y.npy", ""))
-            write_npy(x, "<f4", (len(chosen), HIDDEN), [value for row in chosen for value in row])
+            write_npy(x, "<f4", (len(chosen), hidden), [value for row in chosen for value in row])
             tool("run", self.model, "--layer", LAYER, "--input", x, "--output", y, "--router-out", prefix)
             self.files[name] = [x, y, prefix + "_ids.npy"]
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One rank of a mesh under any MPI, SimGrid's simulator included: runs a block on inputs whose output on one process is
 // known and compares every byte of its part, with x replicated and, where it can be, hidden-sharded; then compares what
-// the mesh counted with what src/traffic.c predicts for the same routing.
+// the mesh counted with what src/traffic.c predicts for the same routing, and the dispatch with the least that could be
+// sent. Before that it compares the bytes read with those of the weights that the rank owns.
 //
 //   check_mesh CONFIG WEIGHTS LAYER RxC [X.npy Y.npy IDS.npy]...
 #include <inttypes.h>
@@ -22,7 +23,9 @@ struct rank {
     moeblock_context *context;
     moeblock_config *config;
     moeblock_block *block;
-    const char *layer;
+    moeblock_weights *weights;
+    int64_t system_read; // bytes of files while loading; -1: unknown
+    const char *folder;  // of the weights
     int rows, columns;
 };
 
@@ -35,6 +38,18 @@ static int fail(const struct rank *rank, const char *what, const char *why)
 {
     fprintf(stderr, "rank %d: %s: %s\n", rank->transport ? rank->transport->rank : -1, what, why);
     return 1;
+}
+
+// Bytes that this process has read from files, by the system's own count; -1 where it cannot be told apart.
+static int64_t system_read_bytes(void)
+{
+    long long bytes = -1;
+#ifndef SMPI_H // all ranks are one process there
+    FILE *file = fopen("/proc/self/io", "r");
+    if (file && fscanf(file, "rchar: %lld", &bytes) != 1) bytes = -1;
+    if (file) fclose(file);
+#endif
+    return bytes;
 }
 
 static int open_block(struct rank *rank, char **argv)
@@ -56,16 +71,53 @@ static int open_block(struct rank *rank, char **argv)
     if (status == MOEBLOCK_OK) status = moeblock_config_open(rank->context, argv[1], &options, &rank->config, &error);
     if (status == MOEBLOCK_OK)
         status = moeblock_block_create(rank->context, rank->config, rank->mesh, NULL, &rank->block, &error);
-    if (status == MOEBLOCK_OK) status = moeblock_block_load_files(rank->block, argv[2], NULL, &error);
+    if (status == MOEBLOCK_OK) status = moeblock_weights_open(rank->context, argv[2], &rank->weights, &error);
+    const int64_t before = system_read_bytes();
+    if (status == MOEBLOCK_OK) status = moeblock_block_load(rank->block, rank->weights, NULL, &error);
+    rank->system_read = before < 0 ? -1 : system_read_bytes() - before;
     return status == MOEBLOCK_OK ? 0 : fail(rank, "opening the block", error.message);
 }
 
 static void close_block(struct rank *rank)
 {
     moeblock_block_destroy(&rank->block);
+    moeblock_weights_destroy(&rank->weights);
     moeblock_config_destroy(&rank->config);
     moeblock_context_destroy(&rank->context);
     moeblock_mesh_destroy(&rank->mesh);
+}
+
+static int64_t read_header_bytes(const struct rank *rank)
+{
+    char path[4096];
+    uint64_t bytes = 0;
+    snprintf(path, sizeof path, "%s/model.safetensors", rank->folder);
+    FILE *file = fopen(path, "rb");
+    if (file && fread(&bytes, sizeof bytes, 1, file) != 1) bytes = 0;
+    if (file) fclose(file);
+    return (int64_t)bytes + (int64_t)sizeof bytes;
+}
+
+// A rank reads its rows of its experts' matrices and of the shared expert's, each once, and the router, which is
+// everyone's. Beyond that: the file's header, and what the ranks compare, the router and a sample of each tensor.
+static int check_bytes_read(const struct rank *rank)
+{
+    enum { SAMPLES = 16 * 256, SYSTEM = 1 << 16 }; // SYSTEM: what MPI reads meanwhile
+    const struct mb_share *share = &rank->block->share;
+    const moeblock_config *config = rank->config;
+    const int64_t value = strcmp(rank->block->set->format, "f32") ? 2 : 4, hidden = config->hidden_size;
+    const int64_t outputs = share->h1 - share->h0;
+    const int64_t expert = 2 * (share->i1 - share->i0) * hidden + outputs * config->routed.intermediate_size;
+    const int64_t shared = 2 * (share->s1 - share->s0) * hidden + outputs * config->shared.intermediate_size;
+    const int64_t router = config->num_experts * (hidden + 1) * (int64_t)sizeof(float); // at most, with its bias
+    const int64_t owned = (share->owned * expert + shared) * value;
+    const int64_t read = (int64_t)moeblock_weights_bytes_read(rank->weights), header = read_header_bytes(rank);
+    if (rank->transport->rank == 0)
+        printf("rank 0 read %" PRId64 " bytes, %" PRId64 " of them owned weights\n", read, owned);
+    if (read < owned || read > owned + header + 2 * router + SAMPLES) return fail(rank, "loading", "bytes of others");
+    if (rank->system_read >= 0 && rank->system_read > owned + header + 2 * router + SAMPLES + SYSTEM)
+        return fail(rank, "loading", "the system counted bytes of others");
+    return 0;
 }
 
 static int read_input(const struct rank *rank, char **paths, struct input *out)
@@ -88,6 +140,43 @@ static float *slice(const struct mb_npy *from, int64_t hidden, int64_t t0, int64
         memcpy(out + (t - t0) * (h1 - h0), (const float *)from->data + t * hidden + h0,
                (size_t)(h1 - h0) * sizeof *out);
     return out;
+}
+
+// The least that this rank could send for this routing, counted from the ids alone: each row once to every other rank
+// that holds one of its experts, with 4 bytes, and 8 for each expert there; 32 bytes a rank.
+static int64_t least_dispatch(const struct rank *rank, const struct input *input)
+{
+    const struct mb_share *share = &rank->block->share;
+    const int64_t k = rank->config->num_experts_per_tok;
+    const int64_t value = rank->block->set->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4;
+    const int32_t *ids = input->ids.data;
+    int64_t t0, t1, bytes = 32 * (share->ep - 1);
+    mb_split(input->tokens, share->ep, share->ep_index, &t0, &t1);
+    for (int64_t t = t0; t < t1; t++) {
+        bool goes[1024] = {false};
+        for (int64_t j = t * k; j < (t + 1) * k; j++) {
+            const int to = mb_placement_rank(&rank->block->placement, ids[j], share->ep_index);
+            if (to == share->ep_index) continue;
+            if (!goes[to]) bytes += input->hidden * value + 4;
+            goes[to] = true;
+            bytes += 8;
+        }
+    }
+    return bytes;
+}
+
+// From a width of 1,024 on the dispatch is within 5 % of the least.
+static int check_dispatch(const struct rank *rank, const struct input *input, bool sharded)
+{
+    moeblock_traffic counted = {.struct_size = sizeof counted};
+    const int64_t least = least_dispatch(rank, input);
+    moeblock_mesh_get_traffic(rank->mesh, MOEBLOCK_TRAFFIC_DISPATCH, rank->block->share.ep_axis, -1, &counted);
+    if (input->hidden < 1024 || rank->block->share.ep == 1) return 0;
+    if (rank->transport->rank == 0 && !sharded)
+        printf("dispatch: rank 0 sent %" PRIu64 " bytes, the least is %" PRId64 " (%+.2f %%)\n", counted.bytes_sent,
+               least, 100 * ((double)counted.bytes_sent / (double)least - 1));
+    return (double)counted.bytes_sent <= 1.05 * (double)least ? 0
+                                                              : fail(rank, "dispatch", "more than 5 % above the least");
 }
 
 // What the mesh counted is what the formulas say.
@@ -162,6 +251,7 @@ static int forward(const struct rank *rank, const struct input *input, bool shar
     if (!wrong && memcmp(y, want, (size_t)((t1 - t0) * (h1 - h0)) * sizeof *y))
         wrong = fail(rank, "forward", "other bytes than one process");
     if (!wrong) wrong = check_traffic(rank, input, sharded);
+    if (!wrong) wrong = check_dispatch(rank, input, sharded);
     moeblock_workspace_destroy(&workspace);
     free(x);
     free(want);
@@ -192,7 +282,9 @@ int main(int argc, char **argv)
 {
     struct rank rank = {0};
     if (argc < 5 || (argc - 5) % 3 || sscanf(argv[4], "%dx%d", &rank.rows, &rank.columns) != 2) return 64;
+    rank.folder = argv[2];
     int wrong = open_block(&rank, argv);
+    if (!wrong) wrong = check_bytes_read(&rank);
     for (int i = 5; !wrong && i < argc; i += 3) wrong = check_input(&rank, argv + i);
     if (wrong) {
         fflush(NULL);

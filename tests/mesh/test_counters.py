@@ -24,6 +24,15 @@ class Counters(unittest.TestCase):
                         with self.subTest(mpi=mpi, copies="of every third expert"):
                             check.with_mpi(mpi, "3x1", inputs)
 
+    def test_the_dispatch_is_at_its_lower_bound(self):
+        """Rows of 1,024, 64 experts in 8 groups."""
+        with tempfile.TemporaryDirectory(prefix="moeblock-test-") as folder:
+            inputs = check.Inputs(folder, settings=["--set", "model.num_experts=64"], hidden=1024)
+            for mpi in MPIS:
+                for mesh in ("2x2", "4x1"):
+                    with self.subTest(mpi=mpi, mesh=mesh):
+                        self.assertIn("the least is", check.with_mpi(mpi, mesh, inputs))
+
 
 if __name__ == "__main__":
     if not MPIS:
