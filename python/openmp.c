@@ -35,5 +35,10 @@ void moeblock_openmp_run(void *user, int64_t count, moeblock_task task, void *ar
     const struct openmp *openmp = user;
     struct job job = {openmp, task, argument, count, 0};
     const int64_t threads = count < openmp->workers ? count : openmp->workers;
-    if (threads > 0) openmp->parallel(work, &job, (unsigned)threads, 0);
+    if (threads > 1) {
+        openmp->parallel(work, &job, (unsigned)threads, 0);
+        return;
+    }
+    // Not even a team of one: a process that was forked may have lost the runtime's threads, and would wait for them.
+    for (int64_t i = 0; i < count; ++i) task(argument, i, 0);
 }

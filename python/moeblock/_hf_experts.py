@@ -146,7 +146,8 @@ class PackedExperts:
                 "experts of moeblock: the input requires a gradient, which moeblock does not compute; run the model "
                 "under torch.no_grad() or torch.inference_mode()"
             )
-        chosen = ids.detach().numpy()
-        chosen = np.where((chosen >= 0) & (chosen < self.num_experts), chosen, -1)
-        result: Tensor = self.block.experts(hidden_states.detach(), chosen, weights.detach())
+        given = ids.numpy()
+        chosen = given.astype(np.int32)
+        chosen[given.view(f"u{given.itemsize}") >= self.num_experts] = -1  # ids below zero too: read without a sign
+        result: Tensor = self.block.experts(hidden_states, chosen, weights)
         return result

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def _runtime() -> str | None:
 
 @functools.cache
 def torch_context(workers: int) -> Context:
-    """A context on torch's threads; on threads of its own where torch has no OpenMP."""
+    """A context on torch's threads; on threads of its own where torch has no OpenMP. A forked child has lost them, and
+    the runtime does not start others: there the thread that calls does all the work, with the same bits."""
     path = _runtime()
     shim = PACKAGE / "lib" / "libmoeblock-openmp.so"
     if path is None or not shim.exists():
@@ -47,4 +49,5 @@ def torch_context(workers: int) -> Context:
     user.parallel = ffi.addressof(runtime, "GOMP_parallel")
     user.thread = ffi.addressof(runtime, "omp_get_thread_num")
     run = ffi.addressof(library, "moeblock_openmp_run")
+    os.register_at_fork(after_in_child=lambda: setattr(user, "workers", 1))
     return Context(parallel=(user, workers, run))

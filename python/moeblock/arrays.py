@@ -36,6 +36,7 @@ DTYPES: dict[str, int] = {
 }
 _ARRAY, _VOID = ffi.typeof("moeblock_array *"), ffi.typeof("void *")
 ACTIVATIONS = ("float32", "float16", "bfloat16")
+_numbers: dict[Any, int] = {}  # dtype objects of either framework, as they are met
 
 
 def is_torch(value: Any) -> bool:
@@ -45,6 +46,20 @@ def is_torch(value: Any) -> bool:
 
 def dtype_name(value: Any) -> str:
     return str(value.dtype).removeprefix("torch.")
+
+
+def dtype_number(value: Any) -> int:
+    """The library's number of an element type, MOEBLOCK_DTYPE_NONE when it has none. Writing the name of a dtype takes
+    microseconds; looking one up does not."""
+    found = _numbers.get(value.dtype)
+    if found is None:
+        found = DTYPES.get(dtype_name(value), lib.MOEBLOCK_DTYPE_NONE)
+        if found != lib.MOEBLOCK_DTYPE_NONE:
+            _numbers[value.dtype] = found
+    return found
+
+
+_ACTIVATIONS = frozenset(DTYPES[name] for name in ACTIVATIONS)
 
 
 def _address(value: Any) -> int:
@@ -59,15 +74,14 @@ def _strides(value: Any) -> tuple[int, ...]:
 
 
 def _dense(value: Any) -> Any:
-    if not is_torch(value):
-        return np.ascontiguousarray(value)
-    return value.detach().contiguous()
+    return value.contiguous() if is_torch(value) else np.ascontiguousarray(value)
 
 
 def _is_dense(value: Any) -> bool:
     if is_torch(value):
         return bool(value.is_contiguous())
-    return bool(value.flags.c_contiguous and value.flags.aligned and value.dtype.isnative)
+    flags = value.flags
+    return bool(flags.c_contiguous and flags.aligned and value.dtype.isnative)
 
 
 def _usable(value: Any) -> bool:
@@ -76,44 +90,76 @@ def _usable(value: Any) -> bool:
         return True
     if value.ndim == 0 or 0 in value.shape:
         return False
-    if not is_torch(value) and (
-        not value.flags.aligned or not value.dtype.isnative or any(s % value.itemsize for s in value.strides)
-    ):
+    if not is_torch(value) and (not value.flags.aligned or any(s % value.itemsize for s in value.strides)):
         return False
     return all(stride >= 0 for stride in _strides(value)) and _strides(value)[-1] == 1
 
 
-def _array(value: Any) -> Any:
-    """What is neither an array nor a tensor: an exporter of DLPack or of a buffer, or a list of numbers, which become
-    float32."""
-    if hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)
-    if isinstance(value, (list, tuple)):
-        return np.asarray(value, np.float32)
-    return np.asarray(value)
+def _array(value: Any, what: str) -> np.ndarray[Any, Any]:
+    """As a plain numpy array of native byte order: itself where it is one. An exporter of DLPack or of a buffer is read
+    where it is; a list of numbers becomes float32."""
+    if type(value) is np.ndarray:
+        array = value
+    elif isinstance(value, np.ma.MaskedArray):
+        raise InvalidArgumentError(f"{what}: a masked array, and a mask means nothing here; call .filled() first")
+    elif isinstance(value, np.ndarray):
+        array = value.view(np.ndarray)
+    else:
+        try:
+            if hasattr(value, "__dlpack__"):
+                array = np.from_dlpack(value)
+            else:
+                array = np.asarray(value, np.float32 if isinstance(value, (list, tuple)) else None)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"{what}: {type(value).__name__} is no array that can be read: {error}"
+            ) from None
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _tensor(value: Any, what: str) -> Any:
+    """A torch tensor that has its numbers in memory of this process, as they are read."""
+    if value.layout != sys.modules["torch"].strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else f"a tensor of layout {value.layout}"
+        raise InvalidArgumentError(f"{what}: {kind}, expected torch.strided")
+    if value.device.type != "cpu":
+        raise InvalidArgumentError(f"{what}: a tensor on {value.device}, expected one on the CPU; call .cpu() first")
+    if value.requires_grad:
+        value = value.detach()
+    if value.is_neg() or value.is_conj():  # signs that torch has noted and not yet written
+        value = value.resolve_neg().resolve_conj()
+    try:
+        held = value.untyped_storage().nbytes()
+    except (RuntimeError, NotImplementedError) as error:  # one of torch's wrappers, inside vmap or a trace
+        raise InvalidArgumentError(f"{what}: a tensor without memory of its own ({error})") from None
+    if (_reach(value) + value.storage_offset()) * value.element_size() > held:
+        raise InvalidArgumentError(
+            f"{what}: a tensor of shape {tuple(value.shape)} whose memory was freed: {held} bytes are left of it"
+        )
+    return value
+
+
+def _reach(tensor: Any) -> int:
+    """Elements from the first to the end of the last."""
+    count = int(tensor.numel())
+    if not count or tensor.is_contiguous():
+        return count
+    return 1 + int(sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)))
 
 
 def activation(value: Any, what: str) -> Any:
     """`value` as an array or tensor whose last dimension is without gaps: itself, or a copy where its layout demands
     one. Lists become float32 arrays."""
-    if not is_torch(value) and not isinstance(value, np.ndarray):
-        value = _array(value)
-    if not is_torch(value) and not value.dtype.isnative:
-        value = value.astype(value.dtype.newbyteorder("="))
     if is_torch(value):
-        if value.layout != sys.modules["torch"].strided:
-            raise InvalidArgumentError(f"{what}: a tensor of layout {value.layout}, expected torch.strided")
-        if value.device.type != "cpu":
-            raise InvalidArgumentError(
-                f"{what}: a tensor on {value.device}, expected one on the CPU; call .cpu() first"
-            )
         if value.requires_grad and sys.modules["torch"].is_grad_enabled():
             raise InvalidArgumentError(
                 f"{what}: a tensor that requires a gradient, which moeblock does not compute; "
                 "call it under torch.no_grad() or pass x.detach()"
             )
-        value = value.detach()
-    if dtype_name(value) not in ACTIVATIONS:
+        value = _tensor(value, what)
+    else:
+        value = _array(value, what)
+    if dtype_number(value) not in _ACTIVATIONS:
         raise InvalidArgumentError(f"{what}: elements of {dtype_name(value)}, expected one of {', '.join(ACTIVATIONS)}")
     if not 1 <= value.ndim <= lib.MOEBLOCK_MAX_RANK:
         raise InvalidArgumentError(f"{what}: {value.ndim} dimensions, expected 1 to {lib.MOEBLOCK_MAX_RANK}")
@@ -123,19 +169,26 @@ def activation(value: Any, what: str) -> Any:
 def array_of(value: Any) -> Any:
     """moeblock_array over an activation. `value` must outlive it."""
     array = ffi.new(_ARRAY)
-    array.dtype = DTYPES[dtype_name(value)]
-    array.rank = value.ndim
-    array.dims[0 : value.ndim] = value.shape
+    rank = value.ndim
+    array.dtype = dtype_number(value)
+    array.rank = rank
+    array.dims[0:rank] = value.shape
     if not _is_dense(value):  # strides of zero mean a dense array
-        array.strides[0 : value.ndim] = _strides(value)
+        array.strides[0:rank] = _strides(value)
     array.data = ffi.cast(_VOID, _address(value))
     return array
+
+
+def pointer(kind: str, array: np.ndarray[Any, Any]) -> Any:
+    """A dense numpy array as a C pointer: pointer("int32_t[]", ids). The pointer keeps the array alive."""
+    return ffi.from_buffer(kind, array)
 
 
 def empty_like(value: Any) -> Any:
     """Dense, of the same shape, type and framework."""
     if is_torch(value):
-        return sys.modules["torch"].empty(tuple(value.shape), dtype=value.dtype)
+        torch = sys.modules["torch"]
+        return torch.empty_like(value, memory_format=torch.contiguous_format)
     return np.empty(value.shape, value.dtype)
 
 
@@ -154,8 +207,9 @@ def integers(value: Any, dtype: str, what: str) -> Any:
 
 def float32(value: Any) -> Any:
     """Factors as a dense float32 numpy array of one dimension."""
-    array = value.detach().float().cpu().numpy() if is_torch(value) else np.asarray(value)
-    return np.ascontiguousarray(array.reshape(-1), np.float32)
+    if is_torch(value):
+        value = (value.detach() if value.requires_grad else value).float().numpy()
+    return np.ascontiguousarray(value, np.float32).reshape(-1)
 
 
 def like(value: Any, result: np.ndarray[Any, Any] | None) -> Any:
@@ -171,21 +225,17 @@ def tensors_of(weights: Any) -> tuple[Any, list[Any]]:
     tensors = ffi.new("moeblock_tensor[]", max(len(items), 1))
     keep: list[Any] = []
     for tensor, (name, value) in zip(tensors, items, strict=False):
-        if not is_torch(value):
-            value = np.asarray(value)
-        if dtype_name(value) not in DTYPES:
-            raise InvalidArgumentError(
-                f"weights: '{name}' has elements of {dtype_name(value)}, which no checkpoint holds"
-            )
+        what = f"weights: '{name}'"
+        value = _tensor(value, what) if is_torch(value) else _array(value, what)
+        if dtype_number(value) == lib.MOEBLOCK_DTYPE_NONE:
+            raise InvalidArgumentError(f"{what} has elements of {dtype_name(value)}, which no checkpoint holds")
         if value.ndim > lib.MOEBLOCK_MAX_RANK:
-            raise InvalidArgumentError(
-                f"weights: '{name}' has {value.ndim} dimensions, at most {lib.MOEBLOCK_MAX_RANK}"
-            )
+            raise InvalidArgumentError(f"{what} has {value.ndim} dimensions, at most {lib.MOEBLOCK_MAX_RANK}")
         dense = _dense(value).reshape(value.shape)
         label = ffi.new("char[]", name.encode())
         keep += [dense, label]
         tensor.name = label
-        tensor.dtype = DTYPES[dtype_name(value)]
+        tensor.dtype = dtype_number(value)
         tensor.rank = value.ndim
         for i in range(value.ndim):
             tensor.dims[i] = value.shape[i]

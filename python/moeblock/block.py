@@ -34,7 +34,7 @@ class Result:
     y: Any
     ids: Any = None
     weights: Any = None
-    expert_load: np.ndarray[Any, Any] | None = None
+    expert_load: Any = None
     router_state: Any = None
 
 
@@ -155,11 +155,9 @@ class Block:
         result = self._route(x, inputs, route=True)
         return result.ids, result.weights
 
-    def expert_load(self, x: Any, **inputs: Any) -> np.ndarray[Any, Any]:
+    def expert_load(self, x: Any, **inputs: Any) -> Any:
         """Rows that each routed expert gets: int64 [num_experts]. Runs the router alone."""
-        result = self._route(x, inputs, load=True)
-        assert result.expert_load is not None
-        return result.expert_load
+        return self._route(x, inputs, load=True).expert_load
 
     def experts(self, x: Any, ids: Any, weights: Any) -> Any:
         """The routed experts alone on given ids and weights [T, k] (id -1: an empty slot): no router, no shared
@@ -182,8 +180,8 @@ class Block:
                 self.handle,
                 workspace,
                 arrays.array_of(given),
-                ffi.cast("int32_t *", chosen.ctypes.data),
-                ffi.cast("float *", factors.ctypes.data),
+                arrays.pointer("int32_t[]", chosen),
+                arrays.pointer("float[]", factors),
                 k,
                 arrays.array_of(y),
             )
@@ -232,7 +230,7 @@ class _Input:
         self.source.n_seq = self._integers("seq_lens", seq_lens, "int64", None)
         if router_state is not None:
             self.kept.append(arrays.float32(router_state))
-            self.source.router_state = ffi.cast("float *", self.kept[-1].ctypes.data)
+            self.source.router_state = arrays.pointer("float[]", self.kept[-1])
 
     def _integers(self, name: str, value: Any, dtype: str, count: int | None) -> int:
         if value is None:
@@ -241,7 +239,7 @@ class _Input:
         if count is not None and array.size != count:
             raise InvalidArgumentError(f"forward: {array.size} {name} for {count} tokens, expected one a token")
         self.kept.append(array)
-        setattr(self.source, name, ffi.cast(f"{dtype}_t *", array.ctypes.data))
+        setattr(self.source, name, arrays.pointer(f"{dtype}_t[]", array))
         return int(array.size)
 
 
@@ -254,20 +252,19 @@ class _Output:
         if route:
             shape = (given.tokens, config.num_experts_per_tok)
             self.ids, self.weights = np.empty(shape, np.int32), np.empty(shape, np.float32)
-            self.target.ids = ffi.cast("int32_t *", self.ids.ctypes.data)
-            self.target.weights = ffi.cast("float *", self.weights.ctypes.data)
+            self.target.ids = arrays.pointer("int32_t[]", self.ids)
+            self.target.weights = arrays.pointer("float[]", self.weights)
         if load:
             self.expert_load = np.zeros(config.num_experts, np.int64)
-            counts = ffi.cast("int64_t *", self.expert_load.ctypes.data)
-            self.stats = struct("moeblock_forward_stats", expert_load=counts)
+            self.stats = struct("moeblock_forward_stats", expert_load=arrays.pointer("int64_t[]", self.expert_load))
             self.target.stats = self.stats
         if config.router_state_size:
             self.router_state = np.empty((given.tokens, config.router_state_size), np.float32)
-            self.target.router_state = ffi.cast("float *", self.router_state.ctypes.data)
+            self.target.router_state = arrays.pointer("float[]", self.router_state)
 
     def result(self, x: Any, y: Any) -> Result:
-        ids, weights, state = (arrays.like(x, part) for part in (self.ids, self.weights, self.router_state))
-        return Result(y, ids, weights, self.expert_load, state)
+        told = (self.ids, self.weights, self.expert_load, self.router_state)
+        return Result(y, *(arrays.like(x, part) for part in told))
 
 
 class _Workspaces:

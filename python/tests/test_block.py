@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -133,6 +135,52 @@ def test_threads_on_one_block(small) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+def test_the_interpreter_lock_is_released(small) -> None:
+    """With a switch interval of minutes, another thread gets on only where the call itself lets go of the lock."""
+    config, weights = small
+    block = moeblock.Block.from_config(config, weights, context=moeblock.Context(1, "ref"))
+    x = np.ones((40000, 24), np.float32)
+    woken: list[float] = []
+    started = threading.Event()
+
+    def other() -> None:
+        started.set()
+        time.sleep(0.02)
+        woken.append(time.perf_counter())
+
+    thread = threading.Thread(target=other)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(600)
+    try:
+        thread.start()
+        started.wait()
+        begun = time.perf_counter()
+        block(x)
+        ended = time.perf_counter()
+        released = bool(woken) and woken[0] < ended
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert ended - begun > 0.05, "too short a call to tell"
+    assert released
+
+
+def test_threads_can_be_set(small) -> None:
+    config, weights = small
+    before = moeblock.default_context()
+    assert moeblock.Context(threads=3).threads == 3
+    assert moeblock.Block.from_config(config, weights, threads=2).context.threads == 2
+    try:
+        moeblock.set_threads(1)
+        assert moeblock.Block.from_config(config, weights).context.threads == 1
+    finally:
+        moeblock.set_threads(before.threads)
+    with pytest.raises(moeblock.InvalidArgumentError):
+        moeblock.Context(threads=-1)
+    with pytest.raises(moeblock.MoeblockError, match="no_such_level"):
+        moeblock.Context(level="no_such_level")
+
+
 def _child(block: moeblock.Block, x: np.ndarray, queue) -> None:
     queue.put(block(x))
 
@@ -166,6 +214,28 @@ print("alive")
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
+def test_exit_in_the_middle_of_a_forward(tmp_path) -> None:
+    """A daemon thread inside the library when the interpreter ends."""
+    program = """
+import threading, time, moeblock, numpy as np
+config = {"model": {"hidden_size": 64, "num_experts": 2, "num_experts_per_tok": 1}, "weights": {"module_prefix": ""},
+          "router": {"type": "topk", "config": {}}, "experts": {"distributed": {"intermediate_size": 64}}}
+weights = {"gate.weight": np.ones((2, 64), np.float32)}
+weights |= {f"experts.{e}.{p}_proj.weight": np.ones((64, 64), np.float32) for e in (0, 1)
+            for p in ("gate", "up", "down")}
+block = moeblock.Block.from_config(config, weights, threads=2)
+def work():
+    while True:
+        block(np.ones((4096, 64), np.float32))
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)
+print("leaving")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "leaving\n", "")
+
+
 def test_any_order_of_destruction(small) -> None:
     config, weights = small
     context = moeblock.Context(threads=2)
@@ -173,6 +243,19 @@ def test_any_order_of_destruction(small) -> None:
     del context
     gc.collect()
     assert block(np.zeros((1, 24), np.float32)).shape == (1, 24)
+
+
+def test_one_class_per_status() -> None:
+    from moeblock import errors
+    from moeblock._library import ffi, lib
+
+    statuses = {number: name for number, name in ffi.typeof("moeblock_status").elements.items() if number}
+    assert set(errors.CLASSES) == set(statuses) == set(range(1, len(statuses) + 1))
+    for status, kind in errors.CLASSES.items():
+        raised = errors.error_of_status(status, "one sentence")
+        assert type(raised) is kind and isinstance(raised, moeblock.MoeblockError) and str(raised) == "one sentence"
+        assert getattr(moeblock, kind.__name__) is kind and errors.status_of_error(raised) == status
+        assert lib.moeblock_status_name(status) != ffi.NULL
 
 
 def test_errors_are_the_librarys_sentences(small, tmp_path) -> None:
