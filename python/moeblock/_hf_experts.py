@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import arrays
 from ._hf_gate import activation_of
 from ._openmp import torch_context
 from .block import Block
@@ -117,6 +118,9 @@ def known_activation(module: Any) -> dict[str, Any]:
     return keys
 
 
+_UNSIGNED = {4: np.uint32, 8: np.uint64}
+
+
 class PackedExperts:
     """Experts packed in a block. `forward` has the contract of the experts interface."""
 
@@ -146,8 +150,10 @@ class PackedExperts:
                 "experts of moeblock: the input requires a gradient, which moeblock does not compute; run the model "
                 "under torch.no_grad() or torch.inference_mode()"
             )
+        rows = arrays.activation(hidden_states, "hidden_states")
         given = ids.numpy()
         chosen = given.astype(np.int32)
-        chosen[given.view(f"u{given.itemsize}") >= self.num_experts] = -1  # ids below zero too: read without a sign
-        result: Tensor = self.block.experts(hidden_states, chosen, weights)
-        return result
+        np.putmask(chosen, given.view(_UNSIGNED[given.itemsize]) >= self.num_experts, -1)  # and ids below zero
+        y: Tensor = arrays.empty_like(rows)
+        self.block.run_experts(rows, chosen, arrays.float32(weights), ids.shape[-1], y)
+        return y

@@ -36,6 +36,7 @@ DTYPES: dict[str, int] = {
 }
 _ARRAY, _VOID = ffi.typeof("moeblock_array *"), ffi.typeof("void *")
 ACTIVATIONS = ("float32", "float16", "bfloat16")
+_NO_STRIDES = (0,) * int(lib.MOEBLOCK_MAX_RANK)
 _numbers: dict[Any, int] = {}  # dtype objects of either framework, as they are met
 
 
@@ -177,6 +178,14 @@ def array_of(value: Any) -> Any:
         array.strides[0:rank] = _strides(value)
     array.data = ffi.cast(_VOID, _address(value))
     return array
+
+
+def array_like(array: Any, value: Any) -> Any:
+    """moeblock_array over the dense `value`, of the dimensions and the type of `array`."""
+    other = ffi.new(_ARRAY, array[0])
+    other.strides = _NO_STRIDES
+    other.data = ffi.cast(_VOID, _address(value))
+    return other
 
 
 def pointer(kind: str, array: np.ndarray[Any, Any]) -> Any:

@@ -137,7 +137,7 @@ class Block:
         given = _Input(x, MODES[mode], **inputs)
         y = arrays.empty_like(given.x)
         told = _Output(given, self.config, route=route, load=load)
-        told.target.y = arrays.array_of(y)[0]
+        told.target.y = arrays.array_like(ffi.addressof(given.source, "x"), y)[0]
         with self._workspaces.lent(given.tokens) as workspace:
             call(lib.moeblock_block_forward, self.handle, workspace, given.source, told.target)
         return told.result(x, y)
@@ -172,6 +172,14 @@ class Block:
                 f"experts: {chosen.size} ids and {factors.size} weights for {tokens} tokens, expected k of each a token"
             )
         y = arrays.empty_like(given)
+        self.run_experts(given, chosen, factors, k, y)
+        return y
+
+    def run_experts(self, x: Any, ids: Any, weights: Any, k: int, y: Any) -> None:
+        """`experts` without checks and conversions: x as `arrays.activation` gives it, ids int32 and weights float32 dense
+        numpy arrays of k a token, y dense, like x."""
+        tokens = arrays.tokens_of(x)
+        source = arrays.array_of(x)
         # A workspace holds the slots of the configuration's k; with a larger one it would take several passes.
         room = -(-tokens * k // self.config.num_experts_per_tok)
         with self._workspaces.lent(max(room, tokens)) as workspace:
@@ -179,13 +187,16 @@ class Block:
                 lib.moeblock_block_forward_experts,
                 self.handle,
                 workspace,
-                arrays.array_of(given),
-                arrays.pointer("int32_t[]", chosen),
-                arrays.pointer("float[]", factors),
+                source,
+                arrays.pointer("int32_t[]", ids),
+                arrays.pointer("float[]", weights),
                 k,
-                arrays.array_of(y),
+                arrays.array_like(source, y),
             )
-        return y
+
+    def workspace(self, tokens: int) -> _Lent:
+        """`with block.workspace(tokens) as handle`: one of the block's workspaces, for calls of the C interface."""
+        return self._workspaces.lent(tokens)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -296,7 +307,8 @@ class _Workspaces:
         with self._lock:
             if len(self._idle) < self.KEPT:
                 self._idle.append(workspace)
-                self._idle.sort(key=lambda pair: pair[0])
+                if len(self._idle) > 1:
+                    self._idle.sort(key=lambda pair: pair[0])
 
     def clear(self) -> None:
         with self._lock:

@@ -23,6 +23,7 @@ from ._hf_experts import Experts, PackedExperts, stacked_experts
 from ._hf_load import experts_of_layer, layer_of, load_without_experts
 from ._hf_patch import decorated, row_of
 from ._openmp import torch_context
+from .block import Block
 from .context import Context
 from .errors import UnsupportedError, WrongStateError
 
@@ -86,10 +87,19 @@ _packed: weakref.WeakKeyDictionary[torch.nn.Module, _Packed] = weakref.WeakKeyDi
 
 
 def _of(module: torch.nn.Module, find: Callable[[Any], Experts] = stacked_experts) -> _Packed:
-    if module not in _packed:
-        _packed[module] = _Packed(find)
-        _packed[module].pack(module)
-    return _packed[module]
+    packed = _packed.get(module)
+    if packed is None:
+        packed = _packed[module] = _Packed(find)
+        packed.pack(module)
+    return packed
+
+
+def packed_block(module: torch.nn.Module) -> Block:
+    """The block that runs a module's experts."""
+    experts = _of(module).current(module)
+    if experts is None:
+        raise UnsupportedError(f"moeblock does not serve {type(module).__name__}")
+    return experts.block
 
 
 def register() -> None:
