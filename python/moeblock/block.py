@@ -176,8 +176,8 @@ class Block:
         return y
 
     def run_experts(self, x: Any, ids: Any, weights: Any, k: int, y: Any) -> None:
-        """`experts` without checks and conversions: x as `arrays.activation` gives it, ids int32 and weights float32 dense
-        numpy arrays of k a token, y dense, like x."""
+        """`experts` without checks: x as `arrays.activation` gives it, ids int32 and weights float32 dense numpy arrays
+        of k a token, y dense, like x."""
         tokens = arrays.tokens_of(x)
         source = arrays.array_of(x)
         # A workspace holds the slots of the configuration's k; with a larger one it would take several passes.
