@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peak memory of loading a checkpoint with moeblock.hf.from_pretrained and with transformers' own from_pretrained.
 
-    python -m moeblock.bench_hf_memory FOLDER            # a checkpoint that is there
-    python -m moeblock.bench_hf_memory FOLDER --make 4   # first writes a random qwen3_moe of 4 GB into FOLDER
+    python -m moeblock.bench_hf_memory FOLDER                     # a checkpoint that is there
+    python -m moeblock.bench_hf_memory FOLDER --make 4 --format fp8   # first writes a random one of 4 GB into FOLDER
 
-Each load is a process of its own; what it holds after its imports is not counted."""
+The one that is made has real widths: of Qwen3-30B-A3B in bf16 and FP8, of gpt-oss-20b in MXFP4, with as many layers as it
+takes. Each load is a process of its own; what it holds after its imports is not counted. Ends with 1 when ours takes more
+than 1.15 times the experts as they are stored and the other tensors as the model holds them."""
 
 from __future__ import annotations
 
@@ -13,44 +15,109 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-EXPERTS = (".experts.",)
+FORMATS = {"bf16": "qwen3_moe", "fp8": "qwen3_moe", "mxfp4": "gpt_oss"}
+LIMIT = 1.15
+BLOCK = 128  # of FP8's scales
+QUANTISATION: dict[str, dict[str, Any]] = {
+    "fp8": {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [BLOCK, BLOCK],
+        "modules_to_not_convert": ["lm_head", "model.embed_tokens", "mlp.gate"],
+    },
+    "mxfp4": {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": [
+            *("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"),
+        ],
+    },
+}
 
 
-def make(folder: Path, gigabytes: float) -> None:
-    """Layers with the widths of Qwen3-30B-A3B, as many as it takes, a shard each; bf16, made a tensor at a time."""
+def config_of(number_format: str, layers: int) -> Any:
     import torch
-    from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     from .bench_hf import SMALL, WIDTHS
 
-    per_layer = 128 * 3 * 2048 * 768 * 2
-    layers = max(1, round(gigabytes * 1e9 / per_layer + 0.49))
-    config = AutoConfig.for_model("qwen3_moe", **{**SMALL, "num_hidden_layers": layers}, **WIDTHS["qwen3_moe"])
-    config.architectures = ["Qwen3MoeForCausalLM"]
+    family = FORMATS[number_format]
+    sizes = {**SMALL, "num_hidden_layers": layers, **WIDTHS[family]}
+    config = AutoConfig.for_model(family, **sizes)
+    config.architectures = ["Qwen3MoeForCausalLM" if family == "qwen3_moe" else "GptOssForCausalLM"]
     config.dtype = torch.bfloat16
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(folder)
+    return config
+
+
+def parameters_of(config: Any) -> dict[str, tuple[int, ...]]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    shards: dict[str, dict[str, Any]] = {}
-    for name, tensor in model.state_dict().items():
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def published(name: str, shape: tuple[int, ...], number_format: str) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """A parameter of the model as the tensors that a checkpoint of this format has: name, shape and type of each."""
+    is_expert = ".experts." in name
+    if number_format == "mxfp4":
+        if is_expert and not name.endswith("_bias"):
+            experts, columns, rows = shape  # input-major in the model, a row of outputs on disk
+            yield f"{name}_blocks", (experts, rows, columns // 32, 16), "codes"
+            yield f"{name}_scales", (experts, rows, columns // 32), "exponents"
+        else:
+            yield name, shape, "bf16"
+        return
+    parts = [(name, shape)]
+    if is_expert:
+        prefix, (experts, rows, columns) = name.rsplit(".", 1)[0], shape
+        halves = ("gate_proj", "up_proj") if name.endswith("gate_up_proj") else ("down_proj",)
+        one = (rows // len(halves), columns)
+        parts = [(f"{prefix}.{e}.{half}.weight", one) for e in range(experts) for half in halves]
+    for part, one in parts:
+        quantised = number_format == "fp8" and (is_expert or ".self_attn." in part) and len(one) == 2
+        yield part, one, "e4m3" if quantised else "bf16"
+        if quantised:
+            yield f"{part}_scale_inv", tuple(-(-size // BLOCK) for size in one), "f32"
+
+
+def make(folder: Path, gigabytes: float, number_format: str) -> None:
+    """A shard a layer, its numbers those of a row of random ones over and over."""
+    import torch
+    from safetensors.torch import save_file
+
+    row = torch.randn(1 << 16)
+    rows = {
+        "bf16": (row * 0.02).to(torch.bfloat16),
+        "e4m3": row.to(torch.float8_e4m3fn),
+        "f32": row.abs() * 0.01 + 0.01,
+        "codes": torch.randint(0, 256, row.shape, dtype=torch.uint8),
+        "exponents": torch.randint(119, 123, row.shape, dtype=torch.uint8),
+    }
+    per_layer = sum(
+        math.prod(shape) * rows[kind].element_size()
+        for parameter, of_parameter in parameters_of(config_of(number_format, 1)).items()
+        for _, shape, kind in published(parameter, of_parameter, number_format)
+        if ".experts." in parameter
+    )
+    config = config_of(number_format, max(1, math.ceil(gigabytes * 1e9 / per_layer)))
+    if number_format in QUANTISATION:
+        config.quantization_config = QUANTISATION[number_format]
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(folder)
+    shards: dict[str, list[tuple[str, tuple[int, ...], str]]] = {}
+    for name, shape in parameters_of(config_of(number_format, config.num_hidden_layers)).items():
         parts = name.split(".")
         shard = f"model-{int(parts[2]) + 1:05d}.safetensors" if parts[1] == "layers" else "model-00000.safetensors"
-        names = {name: tuple(tensor.shape)}
-        if ".experts." in name:
-            prefix, (experts, rows, columns) = name.rsplit(".", 1)[0], tensor.shape
-            halves = ("gate_proj", "up_proj") if name.endswith("gate_up_proj") else ("down_proj",)
-            shape = (rows // len(halves), columns)
-            names = {f"{prefix}.{e}.{half}.weight": shape for e in range(experts) for half in halves}
-        shards.setdefault(shard, {}).update(names)
-    row = torch.randn(1 << 16).to(torch.bfloat16) * 0.02
+        shards.setdefault(shard, []).extend(published(name, shape, number_format))
     for shard, tensors in shards.items():
-        save_file({name: filled(row, shape) for name, shape in tensors.items()}, folder / shard, {"format": "pt"})
-    index = {"metadata": {}, "weight_map": {name: shard for shard, tensors in shards.items() for name in tensors}}
+        save_file({name: filled(rows[kind], shape) for name, shape, kind in tensors}, folder / shard, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: shard for shard, tensors in shards.items() for name, _, _ in tensors}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
@@ -61,16 +128,21 @@ def filled(row: Any, shape: tuple[int, ...]) -> Any:
 
 
 def stored(folder: Path) -> tuple[int, int]:
-    """Bytes of expert tensors and of all others, as stored."""
+    """Bytes of expert tensors as stored, and of all others as a bf16 model holds them."""
     experts = others = 0
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, about in header.items():
-            if name != "__metadata__":
-                size = about["data_offsets"][1] - about["data_offsets"][0]
-                is_expert = any(part in name for part in EXPERTS)
-                experts, others = experts + size * is_expert, others + size * (not is_expert)
+            if name == "__metadata__":
+                continue
+            size = about["data_offsets"][1] - about["data_offsets"][0]
+            if ".experts." in name:
+                experts += size
+            elif about["dtype"] == "F8_E4M3":
+                others += 2 * size
+            elif not name.endswith("_scale_inv"):
+                others += size
     return experts, others
 
 
@@ -94,30 +166,50 @@ def load(folder: str, ours: bool) -> None:
     print(peak() - before)
 
 
+def grown(folder: Path, who: str) -> int | str:
+    """Bytes, or why there are none."""
+    command = [sys.executable, "-m", "moeblock.bench_hf_memory", str(folder), "--load", who]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
+        return f"ended with {done.returncode}: {reason}"
+    return int(done.stdout.split()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m moeblock.bench_hf_memory", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--make", type=float, metavar="GB")
+    parser.add_argument("--format", choices=FORMATS, default="bf16", help="of what --make writes")
+    parser.add_argument("--who", default="moeblock,transformers", help="who loads it, in this order")
+    parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--load", choices=("moeblock", "transformers"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.load:
         load(str(arguments.folder), arguments.load == "moeblock")
         return
     if arguments.make:
-        make(arguments.folder, arguments.make)
+        make(arguments.folder, arguments.make, arguments.format)
+    who = [name for name in arguments.who.split(",") if name]
     experts, others = stored(arguments.folder)
-    print(f"{arguments.folder}: {experts / 1e9:.2f} GB of experts, {others / 1e9:.2f} GB of other tensors as stored")
-    for who in ("moeblock", "transformers"):
-        command = [sys.executable, "-m", "moeblock.bench_hf_memory", str(arguments.folder), "--load", who]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
-            print(f"{who:12} ended with {done.returncode}: {reason}")
+    print(
+        f"{experts / 1e9:.2f} GB of experts as stored, {others / 1e9:.2f} GB of other tensors as the model holds them"
+    )
+    document: dict[str, Any] = {"format": arguments.format, "experts": experts, "others": others, "peak": {}}
+    for name in who:
+        found = document["peak"][name] = grown(arguments.folder, name)
+        if isinstance(found, str):
+            print(f"{name:12} {found}")
             continue
-        grown = int(done.stdout.split()[-1])
-        print(f"{who:12} peak {grown / 1e9:.2f} GB, {grown / (experts + others):.2f} of what is stored")
+        share = found / (experts + others)
+        verdict = f", target {LIMIT}: {'met' if share <= LIMIT else 'MISSED'}" if name == "moeblock" else ""
+        print(f"{name:12} peak {found / 1e9:.2f} GB, {share:.2f} of these{verdict}", flush=True)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({"memory": [document]}, indent=1))
+    ours = document["peak"].get("moeblock", 0)
+    sys.exit(isinstance(ours, str) or ours > LIMIT * (experts + others))
 
 
 if __name__ == "__main__":
