@@ -4,9 +4,9 @@
     python -m moeblock.bench_hf_memory FOLDER                     # a checkpoint that is there
     python -m moeblock.bench_hf_memory FOLDER --make 4 --format fp8   # first writes a random one of 4 GB into FOLDER
 
-The one that is made has real widths: of Qwen3-30B-A3B in bf16 and FP8, of gpt-oss-20b in MXFP4, with as many layers as it
-takes. Each load is a process of its own; what it holds after its imports is not counted. Ends with 1 when ours takes more
-than 1.15 times the experts as they are stored and the other tensors as the model holds them."""
+The one that is made has real widths (Qwen3-30B-A3B in bf16 and FP8, gpt-oss-20b in MXFP4) and as many layers as it
+takes. Each load is a process of its own; what it holds after its imports is not counted. Ends with 1 when ours takes
+more than 1.15 times the experts as they are stored and the other tensors as the model holds them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def published(name: str, shape: tuple[int, ...], number_format: str) -> Iterator
     if is_expert:
         prefix, (experts, rows, columns) = name.rsplit(".", 1)[0], shape
         halves = ("gate_proj", "up_proj") if name.endswith("gate_up_proj") else ("down_proj",)
-        one = (rows // len(halves), columns)
+        one: tuple[int, ...] = (rows // len(halves), columns)
         parts = [(f"{prefix}.{e}.{half}.weight", one) for e in range(experts) for half in halves]
     for part, one in parts:
         quantised = number_format == "fp8" and (is_expert or ".self_attn." in part) and len(one) == 2
