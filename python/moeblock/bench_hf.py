@@ -64,7 +64,12 @@ def build(family: str) -> Any:
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point():
-                tensor.copy_(torch.randn(tensor.shape[-1:]) * 0.02)  # a row repeated: quick, and finite
+                # Experts repeat some rows, which is quick; a router that did would send every token to the same ones.
+                rows = min(tensor.shape[0], 512) if tensor.ndim == 2 else 1
+                own = torch.randn(rows, tensor.shape[-1]) * 0.02
+                for first in range(0, tensor.shape[0], rows):
+                    part = tensor[first : first + rows]
+                    part.copy_(own[: len(part)] if tensor.ndim == 2 else own[0])
     return model
 
 

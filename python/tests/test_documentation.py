@@ -23,7 +23,7 @@ def test_block(block: str, tmp_path: Path) -> None:
 
 
 def test_the_page_has_examples() -> None:
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
 
 
 def test_generate(tmp_path: Path) -> None:
