@@ -54,8 +54,8 @@ CALL_LIMIT = 30e-6  # seconds that a call may spend outside of the library
 
 
 def quick_normal(shape: tuple[int, ...]) -> torch.Tensor:
-    """Random numbers; of a matrix 512 rows, over and over, of a larger tensor one: a router's rows must differ, or every
-    token goes to the same experts, whose own rows need not."""
+    """Random numbers; of a matrix 512 rows, over and over, of a larger tensor one: rows of a router must differ, or all
+    tokens go to the same experts, whose own rows need not."""
     if len(shape) < 2:
         return torch.randn(shape)
     if len(shape) > 2:
