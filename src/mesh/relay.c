@@ -225,9 +225,10 @@ static moeblock_status deliver(struct mb_exchange *exchange, moeblock_error *err
             return bad_bundle(exchange, near ? b : a, error);
         peer->received = parcel.bytes;
         peer->rows = parcel.rows;
+        if (parcel.bytes == 0) continue;
         if (peer->receive)
             memcpy(peer->receive, parcel.data, parcel.bytes);
-        else if (parcel.bytes)
+        else
             peer->receive = relay->first_in + (parcel.data - relay->first_in);
     }
     return MOEBLOCK_OK;
