@@ -54,9 +54,13 @@ function(moeblock_test source)
     if(name MATCHES "${threaded_tests}")
         list(APPEND labels threads)
     endif()
+    set(timeout 600)
+    if(label STREQUAL "python")
+        set(timeout 2400) # installs torch the first time, and tries two releases of transformers
+    endif()
     add_test(NAME ${name} COMMAND ${command} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     set_tests_properties(${name} PROPERTIES
-        ENVIRONMENT "${environment}" LABELS "${labels}" SKIP_RETURN_CODE 77 TIMEOUT 600)
+        ENVIRONMENT "${environment}" LABELS "${labels}" SKIP_RETURN_CODE 77 TIMEOUT ${timeout})
 endfunction()
 
 file(GLOB test_sources CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}
