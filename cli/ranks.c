@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -156,6 +157,10 @@ int cli_ranks_fail(const struct cli_ranks *mesh, enum cli_subject subject, const
 
 void cli_ranks_close(struct cli_ranks *mesh, int code)
 {
+    // A launcher ends all processes as soon as one has failed: slower ones get a moment to tell their error as well.
+    static const struct timespec moment = {0, 500000000};
+    const struct launcher *by;
+    if (code && launched(&by) > 1) nanosleep(&moment, NULL);
     const bool dead = mesh->mesh && mesh->mesh->dead;
     moeblock_mesh_destroy(&mesh->mesh);
     if (mesh->transport) mesh->end(&mesh->transport, dead, code);

@@ -200,10 +200,10 @@ class Faults(unittest.TestCase):
         os.unlink(path)
         self.differs("missing", ["rank 1"], (PEER_FAILED, 66), odd_model=folder)
 
-    def test_threads_may_differ(self):
+    def test_levels_may_differ(self):
         for mpi in MPIS:
             with self.subTest(mpi=mpi):
-                job = self.start(mpi, "threads", odd=["--level", "ref"])
+                job = self.start(mpi, "levels", odd=["--level", "ref"])
                 self.assertEqual(job.code, 0, job)
                 self.assertTrue(self.published(job), job)
 

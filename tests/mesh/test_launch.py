@@ -80,6 +80,9 @@ class Launch(unittest.TestCase):
     def test_another_number_of_processes(self):
         self.refused(USAGE, ["2x3", "6 processes", "3 were started", "mpiexec -n 6"], 3, "--mesh", "2x3")
 
+    def test_another_shape_than_the_configuration(self):
+        self.refused(BAD_CONFIG, ["mesh.rows and mesh.columns are 1 and 0"], 2, "--set", "mesh.rows=1", "--mesh", "2x1")
+
     def test_no_mesh(self):
         self.refused(USAGE, ["one of 2 processes", "--mesh RxC"], 2)
 
