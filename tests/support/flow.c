@@ -205,8 +205,11 @@ static int expected_calls(const struct flow *flow, const struct traffic *traffic
     const size_t shared = tokens * ((size_t)math->shared / columns) * value;
     const bool gathers = flow->columns > 1, travels = flow->rows > 1;
     int n = 0;
-    for (int i = 0; i < 2 && (gathers || travels); i++)
-        to[n++] = (struct mesh_call){"agree", -1, 0}; // that the same block was made everywhere, and loaded
+    if (gathers || travels) {
+        to[n++] = (struct mesh_call){"agree", -1, 0}; // that the same block was made everywhere
+        to[n++] = (struct mesh_call){"agree", -1, 3}; // what all machines can do
+        to[n++] = (struct mesh_call){"agree", -1, 0}; // that the same weights were loaded
+    }
     if (flow->adapter) to[n++] = (struct mesh_call){"agree", -1, 1}; // how long workspaces are
     to[n++] = (struct mesh_call){"agree", -1, 4};                    // how long chunks are, and how many
     // 2. all-gather of a sharded x
