@@ -49,8 +49,8 @@ static int allocate_results(struct cli_run *run)
 // Cuts an array of all tokens to rows [t0, t1) and columns [h0, h1), seen in their place.
 static void narrow(moeblock_array *array, int64_t t0, int64_t t1, int64_t h0, int64_t h1)
 {
-    const int64_t width = array->dims[array->rank - 1];
     if (!array->data) return;
+    const int64_t width = array->dims[array->rank - 1];
     array->data = (char *)array->data + (size_t)(t0 * width + h0) * moeblock_dtype_bytes(array->dtype);
     array->rank = 2;
     array->dims[0] = t1 - t0;
