@@ -76,7 +76,8 @@ site=$("$tools/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["pu
 echo "$site" >"$("$work/empty/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/tools.pth"
 "$work/empty/bin/python" -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" "$root/python/tests"
 
-# The same models under the oldest release of transformers that is served, laid over the newest; torch stays.
+# The same models under the oldest release of transformers that is served, laid over the newest; torch stays. How exact
+# the kernels are is no question of the release.
 oldest=$tools-oldest
 if ! cmp -s "$root/python/requirements-oldest.txt" "$oldest/requirements.txt"; then
     rm -rf "$oldest"
@@ -85,4 +86,4 @@ if ! cmp -s "$root/python/requirements-oldest.txt" "$oldest/requirements.txt"; t
     cp "$root/python/requirements-oldest.txt" "$oldest/requirements.txt"
 fi
 PYTHONPATH=$oldest "$work/empty/bin/python" -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" \
-    --rootdir "$root" "$root"/python/tests/test_hf*.py
+    --rootdir "$root" -k 'not no_worse' "$root"/python/tests/test_hf*.py
