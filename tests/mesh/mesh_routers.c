@@ -133,7 +133,7 @@ int main(int argc, char **argv)
     moeblock_mesh *mesh = NULL;
     moeblock_error error = {MOEBLOCK_OK, ""};
     struct small_layer layer;
-    struct objects alone = {NULL}, rank = {NULL};
+    struct objects alone = {.config = NULL}, rank = {.config = NULL};
     const struct choice *here = NULL, *there = NULL;
     float x[TOKENS * SMALL_HIDDEN];
     moeblock_mesh_options options = {.struct_size = sizeof options, .deadline = 60};
