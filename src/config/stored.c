@@ -52,12 +52,11 @@ static moeblock_status find_part(struct search *s, enum mb_part part, moeblock_t
 // One scale for gate and one for up, where one tensor holds both: [2] or [2, 1], of each expert where they are stacked.
 static bool scale_a_half(const struct search *s, const moeblock_tensor_info *scales)
 {
-    const bool stacked = mb_role_stacked(s->config, s->role);
-    const int64_t slots = stacked ? s->config->num_experts : 1;
-    int64_t values = 1;
-    for (int i = 0; i < scales->rank; i++) values *= scales->dims[i];
-    return info_of(s)->row_tile == MB_WHOLE && mb_role_joined(s->config, s->role) != MB_GATE_UP_SEPARATE &&
-           scales->rank > stacked && scales->dims[0] == (stacked ? slots : 2) && values == 2 * slots;
+    const int stacked = mb_role_stacked(s->config, s->role);
+    bool halves = scales->rank > stacked && scales->dims[stacked] == 2;
+    if (stacked) halves = halves && scales->dims[0] == s->config->num_experts;
+    for (int i = stacked + 1; halves && i < scales->rank; i++) halves = scales->dims[i] == 1;
+    return halves && info_of(s)->row_tile == MB_WHOLE && mb_role_joined(s->config, s->role) != MB_GATE_UP_SEPARATE;
 }
 
 // Trailing dimensions of one do not matter where one scale serves a row or all: published as [], [1], [out], [out, 1].

@@ -15,8 +15,8 @@ enum mb_format {
     MB_FORMAT_FP8_TENSOR,
     MB_FORMAT_V4_FP8,
     MB_FORMAT_CT_FP8,
+    MB_FORMAT_CT_FP8_BLOCK, // before CT_FP8_TENSOR: [2, 1] may be two tiles of rows or a scale for each of gate and up
     MB_FORMAT_CT_FP8_TENSOR,
-    MB_FORMAT_CT_FP8_BLOCK,
     MB_FORMAT_MXFP8,
     MB_FORMAT_CT_MXFP8,
     MB_FORMAT_MXFP4,
