@@ -3,9 +3,12 @@
 import glob
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 import threading
 import time
+import unittest
 
 import check
 
@@ -105,3 +108,14 @@ class Job:  # pylint: disable=too-many-instance-attributes
     def __str__(self):
         return (f"{self.mpi}, {os.path.basename(self.folder)}: exit {self.code} after {self.seconds:.1f} s, "
                 f"{self.late:.1f} s away, left {self.left}\n{self.stdout}{self.stderr}")
+
+
+class JobTest(unittest.TestCase):
+    """Tests of jobs on a small checkpoint: `inputs` in `folder`, of them `x` and one process's `y`."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.mkdtemp(prefix="moeblock-test-")
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        cls.inputs = check.Inputs(cls.folder)
+        cls.x, cls.y, _ = cls.inputs.files["random"]

@@ -5,12 +5,11 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 import check
-from job import MPIS, Job, fault_library
+from job import MPIS, Job, JobTest, fault_library
 
 MESH, RANKS = "2x2", 4
 DEADLINE, GRACE, LAUNCHER = 4, 5, 5  # seconds: of a wait; until an error is out; until a launcher ends the job
@@ -18,13 +17,10 @@ AT_ONCE = 3                          # jobs; most of them sleep most of the time
 PEER_FAILED, TIMED_OUT = 69, 75
 
 
-class Faults(unittest.TestCase):
+class Faults(JobTest):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.mkdtemp(prefix="moeblock-test-")
-        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        cls.inputs = check.Inputs(cls.folder)
-        cls.x, cls.y, _ = cls.inputs.files["random"]
+        super().setUpClass()
         cls.sent = {}
         for mpi in MPIS:  # without a fault; how many messages each rank sends
             job = cls.start(mpi, "clean")
@@ -74,10 +70,14 @@ class Faults(unittest.TestCase):
         """All others told the same error in time; those that left by themselves did so with 69 or 75."""
         survivors = set(range(RANKS)) - {struck_rank}
         self.assertIsNotNone(job.struck, job)
-        self.assertLessEqual(job.ended - job.struck, DEADLINE + GRACE + job.late, job)
         self.assertNotEqual(job.code, 0, job)
         job.errors.pop(struck_rank, None)  # launchers wake a stopped process when they end it
         job.left.pop(struck_rank, None)
+        self.assertTrue(job.left, job)
+        for _, left, _ in job.left.values():
+            self.assertLessEqual(left - job.struck, DEADLINE + GRACE + job.late, job)
+        first = min(left for _, left, _ in job.left.values())  # then the launcher ends what is left
+        self.assertLessEqual(job.ended - first, LAUNCHER + job.late, job)
         self.assertTrue(job.errors, job)
         if job.late < 0.5:  # else a launcher may have ended one that had no time to speak
             self.assertEqual(set(job.errors), survivors, job)

@@ -3,22 +3,18 @@
 import os
 import shutil
 import sys
-import tempfile
 import unittest
 
 import check
-from job import MPIS, Job
+from job import MPIS, Job, JobTest
 
 USAGE, PEER_FAILED, BAD_CONFIG = 64, 69, 78
 
 
-class Launch(unittest.TestCase):
+class Launch(JobTest):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.mkdtemp(prefix="moeblock-test-")
-        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        cls.inputs = check.Inputs(cls.folder)
-        cls.x, cls.y, _ = cls.inputs.files["random"]
+        super().setUpClass()
         cls.started = 0
 
     def start(self, mpi, processes, *more, program=check.CLI):
