@@ -42,8 +42,8 @@ static void print_text(const struct cli_run *run)
            "peak memory %s\n",
            run->tokens, 1e3 * run->seconds, (double)run->tokens / run->seconds,
            cli_bytes_text(bytes_touched(run) / run->seconds, rate), run->args->mode,
-           cli_compute_name(run->info.compute), moeblock_context_level(session->context),
-           moeblock_context_threads(session->context), cli_bytes_text(cli_peak_memory(), peak));
+           cli_compute_name(run->info.compute), run->info.level, moeblock_context_threads(session->context),
+           cli_bytes_text(cli_peak_memory(), peak));
     printf("first forward done %.2f s after the start of loading\n", run->first_forward_seconds);
     cli_mesh_print(session, &run->counts);
     if (run->compared)
@@ -101,7 +101,7 @@ static void print_json(const struct cli_run *run)
     json_object_set_new(document, "mode", json_string(run->args->mode));
     json_object_set_new(document, "compute", json_string(cli_compute_name(run->info.compute)));
     json_object_set_new(document, "format", json_string(run->info.format));
-    json_object_set_new(document, "level", json_string(moeblock_context_level(session->context)));
+    json_object_set_new(document, "level", json_string(run->info.level));
     cli_json_number(document, "load_seconds", session->load_seconds);
     cli_json_number(document, "seconds", run->seconds);
     cli_json_number(document, "first_forward_seconds", run->first_forward_seconds);

@@ -106,10 +106,6 @@ static void describe_weights(const moeblock_block *block, moeblock_weights *weig
     add(lines, "layer", value);
     add(lines, "stored format", set->format);
     add(lines, "compute", compute[(unsigned)set->compute & 3]);
-    // Float rows keep their bits at every level but in this.
-    if (set->compute == MOEBLOCK_COMPUTE_F32)
-        add(lines, "float32 arithmetic of the kernel level",
-            block->context->kernels->fused ? "fused multiply-add" : "products and sums rounded apart");
     for (int role = 0; role < MB_ROLES; role++) {
         if (!mb_role_wanted(block->config, (enum mb_role)role)) continue;
         snprintf(value, sizeof value, "tensor %.24s", mb_role_key((enum mb_role)role));
@@ -133,17 +129,13 @@ static struct lines new_lines(const moeblock_block *block)
 }
 
 // Ranks may be different machines. What they choose for themselves is what all of them can do: int16 compute for AUTO,
-// and for float32 compute a level whose sums have the same bits, unless something is loaded with another already.
+// and for float32 compute sums that have the same bits everywhere.
 static moeblock_status agree_machine(moeblock_block *block, moeblock_error *error)
 {
-    moeblock_context *const context = block->context;
-    const bool floats = block->requested == MOEBLOCK_COMPUTE_F32;
-    int64_t no_int16_fused_apart[] = {!block->may_be_int16, floats && context->kernels->fused,
-                                      floats && !context->kernels->fused};
-    MB_TRY(mb_mesh_agree(block->mesh, no_int16_fused_apart, 3, MOEBLOCK_OK, error));
-    block->may_be_int16 = !no_int16_fused_apart[0];
-    const bool lowers = no_int16_fused_apart[1] && no_int16_fused_apart[2] && context->kernels->fused;
-    if (lowers && atomic_load(&context->loads) == 0) context->kernels = &mb_kernels_generic;
+    int64_t no_int16_apart[] = {!block->may_be_int16, !block->context->kernels->fused};
+    MB_TRY(mb_mesh_agree(block->mesh, no_int16_apart, 2, MOEBLOCK_OK, error));
+    block->may_be_int16 = !no_int16_apart[0];
+    block->rounds_apart = no_int16_apart[1];
     return MOEBLOCK_OK;
 }
 

@@ -71,7 +71,7 @@ moeblock_block *mb_block_new(moeblock_context *context, moeblock_mesh *mesh, moe
     block->mesh = mesh;
     block->backend = &mb_backend_cpu;
     block->requested = compute;
-    block->may_be_int16 = mb_kernels_prefer_int16();
+    block->may_be_int16 = context->prefers_int16;
     return block;
 }
 
@@ -197,11 +197,12 @@ moeblock_status moeblock_block_load_weights(moeblock_block *block, const moebloc
 
 void moeblock_block_get_info(const moeblock_block *block, moeblock_block_info *out)
 {
-    moeblock_block_info info = {.struct_size = sizeof info, .format = ""};
+    moeblock_block_info info = {.struct_size = sizeof info, .format = "", .level = ""};
     if (block) info.compute = block->requested;
     if (block && block->set) {
         info.compute = block->set->compute;
         info.format = block->set->format;
+        info.level = mb_set_kernels(block, block->set)->name;
         info.packed_bytes = block->set->packed_bytes;
         info.expert_packed_bytes = block->set->expert_packed_bytes;
         info.chunk_tokens = block->backend->chunk_tokens(block);

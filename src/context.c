@@ -75,6 +75,7 @@ static moeblock_status fill(moeblock_context *context, const moeblock_context_op
                            threads);
         }
     }
+    context->prefers_int16 = mb_kernels_prefer_int16();
     MB_TRY(choose_kernels(context, options->cpu_level, error));
     MB_TRY(mb_routers_register(context, error));
     return mb_experts_register(context, error);

@@ -240,33 +240,76 @@ static void the_quickest_way(void **state)
     assert_true(cost[MB_ALLTOALL].messages == 2 && fabs(cost[MB_ALLTOALL].seconds - 2) < 1e-3);
 }
 
-// Ranks of unlike machines: float32 compute takes the sums that all have, AUTO what is best for every one.
-static void unlike(void *argument, moeblock_mesh *mesh)
+// Ranks of unlike machines: each test says how rank 1 differs, what is asked for, and what all ranks must compute.
+struct unlike {
+    const char *name, *level; // of rank 1; NULL: as the others
+    bool prefers[2];          // int16 on this machine: rank 1, the others
+    moeblock_compute asked, computed;
+    bool apart; // float32 products and sums
+};
+
+struct unlike_job {
+    const struct unlike *unlike;
+    struct golden_case golden;
+    struct golden_run single;
+};
+
+static void unlike_rank(void *argument, moeblock_mesh *mesh)
 {
-    const struct golden_case *golden = argument;
+    const struct unlike_job *job = argument;
+    const struct unlike *unlike = job->unlike;
+    const bool other = mesh->rank == 1;
     const moeblock_context_options options = {
-        .struct_size = sizeof options, .threads = 1, .cpu_level = mesh->rank == 1 ? "generic" : NULL};
-    const moeblock_config_options config_options = {.struct_size = sizeof config_options, .layer = golden->layer};
-    const moeblock_block_options compute = {.struct_size = sizeof compute, .compute = MOEBLOCK_COMPUTE_F32};
+        .struct_size = sizeof options, .threads = 1, .cpu_level = other ? unlike->level : NULL};
+    const moeblock_config_options config = {.struct_size = sizeof config, .layer = job->golden.layer};
+    const moeblock_block_options compute = {.struct_size = sizeof compute, .compute = unlike->asked};
+    const struct scenario scenario = {
+        .golden = &job->golden, .single = &job->single, .mode = MOEBLOCK_PREFILL, .compute = unlike->asked};
     struct rank_objects rank = {.context = NULL};
+    moeblock_block_info info = {.struct_size = sizeof info};
     moeblock_error error = {MOEBLOCK_OK, ""};
     assert_int_equal(moeblock_context_create(&options, &rank.context, &error), MOEBLOCK_OK);
-    assert_int_equal(moeblock_config_open(rank.context, golden->folder, &config_options, &rank.config, &error), 0);
+    const struct mb_kernels *const level = rank.context->kernels;
+    rank.context->prefers_int16 = unlike->prefers[!other];
+    assert_int_equal(moeblock_config_open(rank.context, job->golden.folder, &config, &rank.config, &error), 0);
     assert_int_equal(moeblock_block_create(rank.context, rank.config, mesh, &compute, &rank.block, &error), 0);
-    if (moeblock_block_load_files(rank.block, golden->folder, NULL, &error)) fail_msg("%s", error.message);
-    assert_false(rank.context->kernels->fused);
+    if (moeblock_block_load_files(rank.block, job->golden.folder, NULL, &error)) fail_msg("%s", error.message);
+    moeblock_block_get_info(rank.block, &info);
+    assert_int_equal(info.compute, unlike->computed);
+    assert_string_equal(info.level, unlike->apart ? "generic" : level->name);
+    assert_ptr_equal(rank.context->kernels, level); // other blocks of the context keep it
+    assert_int_equal(moeblock_workspace_create(rank.block, job->golden.tokens, NULL, 0, &rank.workspace, &error), 0);
+    rank_forward(&scenario, mesh, &rank);
     rank_close(&rank);
 }
 
+// They take what all of them have, on every block alone, and give the bytes of one process that has it.
 static void unlike_machines(void **state)
 {
     (void)state;
-    struct golden_case golden;
-    golden_open("deepseek_v3-f32", &golden);
-    struct mesh_double *mesh = mesh_double_create(3, 1);
-    mesh_double_run(mesh, unlike, &golden);
-    mesh_double_destroy(mesh);
-    golden_close(&golden);
+    static const struct unlike tests[] = {
+        {"deepseek_v3-f32", "generic", {false, false}, MOEBLOCK_COMPUTE_F32, MOEBLOCK_COMPUTE_F32, true},
+        {"deepseek_v3-f32", "generic", {false, false}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_F32, true},
+        {"nemotron_h_latent-bf16", "generic", {false, false}, MOEBLOCK_COMPUTE_F32, MOEBLOCK_COMPUTE_F32, true},
+        {"deepseek_v3-bf16", "generic", {false, true}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_BF16, false},
+        {"gpt_oss_mxfp4", NULL, {true, true}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_INT16, false},
+        {"gpt_oss_mxfp4", NULL, {false, true}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_BF16, false},
+        {"gpt_oss_mxfp4", "generic", {true, false}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_BF16, false},
+    };
+    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
+        const struct unlike *const unlike = &tests[i];
+        struct unlike_job job = {.unlike = unlike};
+        const struct golden_settings settings = {.level = unlike->apart ? "generic" : NULL,
+                                                 .compute = unlike->computed};
+        moeblock_error error = {MOEBLOCK_OK, ""};
+        golden_open(unlike->name, &job.golden);
+        if (golden_run(&job.golden, &settings, &job.single, &error)) fail_msg("%s", error.message);
+        struct mesh_double *mesh = mesh_double_create(3, 2);
+        mesh_double_run(mesh, unlike_rank, &job);
+        mesh_double_destroy(mesh);
+        golden_run_free(&job.golden, &job.single);
+        golden_close(&job.golden);
+    }
 }
 
 int main(void)

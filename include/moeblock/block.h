@@ -59,6 +59,8 @@ typedef struct moeblock_block_info {
     size_t packed_bytes;        // of the expert, shared and latent weights held
     size_t expert_packed_bytes; // of one routed expert, as packed
     int64_t chunk_tokens;       // most tokens that one pass takes
+    const char *level; // kernel level of the experts; "" before load. The context's, but for what docs/numerics.md
+                       // says of float32 compute on a mesh of unlike machines
 } moeblock_block_info;
 
 MOEBLOCK_API void moeblock_block_get_info(const moeblock_block *block, moeblock_block_info *out);

@@ -32,6 +32,9 @@ typedef struct moeblock_expert_build {
     // NULL: the whole range is owned. Else owns[e - e0] tells whether expert e is; a kind that does not look only holds
     // more than it must. Lives as long as the object.
     const uint8_t *owns;
+    // 1: float32 products and sums are rounded one by one, since a rank of the mesh cannot fuse them. A kind that does
+    // its own arithmetic has nothing to do where that is the same everywhere.
+    int rounds_apart;
 } moeblock_expert_build;
 
 // One call on rows of one expert. `rows` holds m pointers: to `hidden` elements for inner, to `intermediate`

@@ -56,6 +56,7 @@ struct moeblock_block {
     const struct mb_backend *backend;
     moeblock_compute requested;
     bool may_be_int16; // AUTO, where all weights have integers: on a mesh when it is the best for every rank
+    bool rounds_apart; // a rank of the mesh does not fuse multiply and add: in F32 compute none does
     const struct mb_registered *router_kind, *routed_kind, *shared_kind; // NULL where there is none
     struct mb_share share;
     struct mb_placement_table placement; // EP ranks that hold each routed expert
@@ -151,6 +152,14 @@ moeblock_status mb_router_needs(const struct mb_registered *kind, const void *se
                                 int64_t layer, moeblock_error *error);
 moeblock_status mb_expert_needs(const struct mb_registered *kind, const void *self, moeblock_weights *weights,
                                 int64_t layer, moeblock_error *error);
+
+// The kernel level of a set's experts and latent projections. What is computed beside them has the same bits at all.
+static inline const struct mb_kernels *mb_set_kernels(const moeblock_block *block, const struct mb_weight_set *set)
+{
+    const struct mb_kernels *const level = block->context->kernels;
+    const bool apart = block->rounds_apart && set->compute == MOEBLOCK_COMPUTE_F32;
+    return apart ? mb_kernels_apart(level) : level;
+}
 
 // share.c
 moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh *mesh, struct mb_share *out,

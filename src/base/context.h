@@ -3,6 +3,8 @@
 #ifndef MB_BASE_CONTEXT_H
 #define MB_BASE_CONTEXT_H
 
+#include <stdbool.h>
+
 #include "base/memory.h"
 #include "moeblock/context.h"
 
@@ -24,6 +26,7 @@ struct moeblock_context {
     struct mb_team *team;       // NULL when the host brings its own parallel-for
     moeblock_parallel parallel; // run NULL: the team
     const struct mb_kernels *kernels;
+    bool prefers_int16; // what AUTO may stand for on this machine
     void (*log)(void *user, const char *line);
     void *log_user;
     struct mb_registered *registry[MB_REGISTRY_KINDS];

@@ -33,7 +33,7 @@ moeblock_status mb_compute_check(moeblock_compute compute, const struct mb_matri
 // the description has none.
 struct mb_latent;
 moeblock_status mb_latent_create(moeblock_context *context, const moeblock_config *config, moeblock_compute compute,
-                                 struct mb_latent **out, moeblock_error *error);
+                                 const struct mb_kernels *kernels, struct mb_latent **out, moeblock_error *error);
 void mb_latent_destroy(struct mb_latent *latent);
 moeblock_status mb_latent_load(struct mb_latent *latent, moeblock_weights *weights, int64_t layer,
                                moeblock_error *error);

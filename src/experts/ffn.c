@@ -59,7 +59,8 @@ static moeblock_status create(void *user, const moeblock_expert_build *build, vo
     if (!self) return mb_fail(error, MOEBLOCK_OUT_OF_MEMORY, "creating experts: no memory");
     self->build = *build;
     self->config = build->shared ? &config->shared : &config->routed;
-    self->kernels = build->context->kernels;
+    const struct mb_kernels *const level = build->context->kernels;
+    self->kernels = build->rounds_apart ? mb_kernels_apart(level) : level;
     const moeblock_status status = list_owned(self, error);
     if (status == MOEBLOCK_OK)
         *out = self;

@@ -25,13 +25,14 @@ struct mb_latent {
     moeblock_context *context;
     const moeblock_config *config;
     moeblock_compute compute;
+    const struct mb_kernels *kernels;
     int64_t hidden, width;
     struct linear down, up;
     float *in_norm, *out_norm; // factors [L], NULL: none
 };
 
 moeblock_status mb_latent_create(moeblock_context *context, const moeblock_config *config, moeblock_compute compute,
-                                 struct mb_latent **out, moeblock_error *error)
+                                 const struct mb_kernels *kernels, struct mb_latent **out, moeblock_error *error)
 {
     *out = NULL;
     if (!config->latent_size) return MOEBLOCK_OK;
@@ -40,6 +41,7 @@ moeblock_status mb_latent_create(moeblock_context *context, const moeblock_confi
     latent->context = context;
     latent->config = config;
     latent->compute = compute;
+    latent->kernels = kernels;
     latent->hidden = config->hidden_size;
     latent->width = config->latent_size;
     // Until a load tells the stored format: what the sizes go by where they are asked for without one.
@@ -65,7 +67,7 @@ static moeblock_status pack_piece(const struct mb_latent *latent, moeblock_weigh
                                   moeblock_error *error)
 {
     const moeblock_allocator *allocator = &latent->context->allocator;
-    const struct mb_kernels *kernels = latent->context->kernels;
+    const struct mb_kernels *kernels = latent->kernels;
     int64_t n0, n1, k0, k1;
     mb_matrix_piece(matrix, &linear->packing, kernels->granule, PIECE_BYTES, piece, &n0, &n1, &k0, &k1);
     const size_t bytes = mb_stage_bytes(matrix, n0, n1, k0, k1);
@@ -83,7 +85,7 @@ static moeblock_status load_linear(struct mb_latent *latent, moeblock_weights *w
                                    enum mb_projection projection, struct linear *linear, moeblock_error *error)
 {
     const moeblock_allocator *allocator = &latent->context->allocator;
-    const struct mb_kernels *kernels = latent->context->kernels;
+    const struct mb_kernels *kernels = latent->kernels;
     struct mb_matrix matrix;
     MB_TRY(mb_projection_find(latent->config, weights, projection, layer, 0, &matrix, error));
     linear->packing = (struct mb_packing){.parts = 1, .n = matrix.rows, .k = matrix.columns};
@@ -129,7 +131,7 @@ moeblock_status mb_latent_load(struct mb_latent *latent, moeblock_weights *weigh
 size_t mb_latent_packed_bytes(const struct mb_latent *latent)
 {
     if (!latent) return 0;
-    const struct mb_kernels *kernels = latent->context->kernels;
+    const struct mb_kernels *kernels = latent->kernels;
     return kernels->packed_bytes(&latent->down.packing) + kernels->packed_bytes(&latent->up.packing);
 }
 
@@ -167,7 +169,7 @@ struct sections {
 static struct sections sections_of(const struct mb_latent *latent, int64_t m)
 {
     const size_t values = (size_t)m * (size_t)latent->width;
-    const size_t tile_floats = (size_t)(m * latent->context->kernels->granule);
+    const size_t tile_floats = (size_t)(m * latent->kernels->granule);
     struct sections s = {.floats = 0};
     s.elements = s.floats + mb_round_up(values * sizeof(float), ALIGNMENT);
     s.rows = s.elements + mb_round_up((size_t)m * row_bytes(latent), ALIGNMENT);
@@ -179,7 +181,7 @@ static struct sections sections_of(const struct mb_latent *latent, int64_t m)
 size_t mb_latent_scratch_bytes(const struct mb_latent *latent, int64_t m)
 {
     if (!latent) return 0;
-    const struct mb_kernels *kernels = latent->context->kernels;
+    const struct mb_kernels *kernels = latent->kernels;
     const size_t down = kernels->scratch_bytes(&latent->down.packing, m);
     const size_t up = kernels->scratch_bytes(&latent->up.packing, m);
     return sections_of(latent, m).kernel + (down > up ? down : up);
@@ -188,9 +190,9 @@ size_t mb_latent_scratch_bytes(const struct mb_latent *latent, int64_t m)
 static void to_row(const struct mb_latent *latent, const float *from, void *to)
 {
     if (latent->compute == MOEBLOCK_COMPUTE_INT16) {
-        latent->context->kernels->to_int16(to, from, latent->width);
+        latent->kernels->to_int16(to, from, latent->width);
     } else if (latent->compute == MOEBLOCK_COMPUTE_BF16) {
-        latent->context->kernels->to_bf16(to, from, latent->width);
+        latent->kernels->to_bf16(to, from, latent->width);
     } else {
         memcpy(to, from, (size_t)latent->width * sizeof(float));
     }
@@ -210,7 +212,7 @@ void mb_latent_down(const struct mb_latent *latent, const void *const *rows, int
         .out_stride = latent->width,
         .scratch = (char *)scratch + at.kernel,
     };
-    latent->context->kernels->project(&call);
+    latent->kernels->project(&call);
     for (int64_t r = 0; r < m; r++) {
         float *row = floats + r * latent->width;
         if (latent->in_norm) rms_norm(latent, latent->in_norm, row, row);
@@ -222,7 +224,7 @@ void mb_latent_down(const struct mb_latent *latent, const void *const *rows, int
 static void project_columns(const struct mb_latent *latent, struct mb_project_call *call, int64_t h0, int64_t h1,
                             float *out, int64_t out_stride, float *tile)
 {
-    const struct mb_kernels *kernels = latent->context->kernels;
+    const struct mb_kernels *kernels = latent->kernels;
     const int64_t granule = kernels->granule;
     const int64_t aligned = mb_ceil_div(h0, granule) * granule;
     if (aligned != h0) {

@@ -169,6 +169,9 @@ const struct mb_kernels *mb_kernels_best(const char **why);
 // Whether AUTO stands for int16 compute on this machine where all weights have integers: whatever level is pinned.
 bool mb_kernels_prefer_int16(void);
 
+// The level itself, or the fastest one that rounds float32 products and sums apart.
+const struct mb_kernels *mb_kernels_apart(const struct mb_kernels *level);
+
 // The level named `name`, or for NULL the one that suits this machine best. NULL with a message when the name is
 // unknown or the machine cannot run it.
 const struct mb_kernels *mb_kernels_select(const char *name, moeblock_error *error);

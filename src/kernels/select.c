@@ -70,6 +70,11 @@ const struct mb_kernels *mb_kernels_best(const char **why)
 
 bool mb_kernels_prefer_int16(void) { return rule_of_machine()->int16; }
 
+const struct mb_kernels *mb_kernels_apart(const struct mb_kernels *level)
+{
+    return level->fused ? &mb_kernels_generic : level;
+}
+
 const struct mb_kernels *mb_kernels_select(const char *name, moeblock_error *error)
 {
     if (!name) return mb_kernels_best(NULL);

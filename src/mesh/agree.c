@@ -121,9 +121,9 @@ moeblock_status mb_mesh_agree(moeblock_mesh *mesh, int64_t *values, int count, m
         MB_TRY(receive_vote(mesh, children[i], &other, &own, error));
         merge(&own, &other);
     }
-    // What comes from above comes late when a rank elsewhere is missing: that is for its own parent to tell.
     if (mesh->rank > 0) MB_TRY(send_vote(mesh, parent_of(mesh), &own, error));
     mesh->waits++;
+    // What comes from above comes late when a rank elsewhere is missing: the last words tell which (last_word.c).
     if (mesh->rank > 0) {
         MB_TRY(receive_vote(mesh, parent_of(mesh), &other, &own, error));
         own = other;

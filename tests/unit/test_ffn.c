@@ -430,7 +430,9 @@ static void run_latent(struct layer *layer, moeblock_compute compute, int64_t h0
     static float sums[ROWS * LATENT];
     const void *rows[ROWS];
     struct mb_latent *latent = NULL;
-    assert_int_equal(mb_latent_create(layer->context, layer->config, compute, &latent, &layer->error), MOEBLOCK_OK);
+    assert_int_equal(
+        mb_latent_create(layer->context, layer->config, compute, layer->context->kernels, &latent, &layer->error),
+        MOEBLOCK_OK);
     if (mb_latent_load(latent, layer->weights, 0, &layer->error)) fail_msg("%s", layer->error.message);
     assert_true(mb_latent_packed_bytes(latent) > 0);
     void *scratch = NULL;

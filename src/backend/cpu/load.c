@@ -20,11 +20,15 @@ static bool prefers_int16(const moeblock_block *block, moeblock_weights *weights
     static const enum mb_projection maps[] = {MB_PROJ_GATE,      MB_PROJ_UP,          MB_PROJ_DOWN,
                                               MB_PROJ_SHARED_UP, MB_PROJ_SHARED_GATE, MB_PROJ_SHARED_DOWN,
                                               MB_PROJ_LATENT_UP, MB_PROJ_LATENT_DOWN};
+    const int64_t expert = mb_min(block->share.e0, block->config->num_experts - 1);
     if (!may_be_int16(block)) return false;
     for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
         struct mb_matrix matrix;
         if (!mb_projection_wanted(block->config, maps[i])) continue;
-        if (mb_projection_find(block->config, weights, maps[i], layer, 0, &matrix, NULL) != MOEBLOCK_OK) return false;
+        // As in resolve_compute: a rank may have been given its own experts alone.
+        if (mb_projection_find(block->config, weights, maps[i], layer, 0, &matrix, NULL) != MOEBLOCK_OK &&
+            mb_projection_find(block->config, weights, maps[i], layer, expert, &matrix, NULL) != MOEBLOCK_OK)
+            return false;
         if (!mb_packed_has_integers(mb_format_table[matrix.format].packed)) return false;
     }
     return true;
@@ -117,6 +121,7 @@ static moeblock_status create_experts(const moeblock_block *block, bool shared, 
         .h0 = shared ? share->h0 : share->d0,
         .h1 = shared ? share->h1 : share->d1,
         .owns = !shared && share->owned < share->e1 - share->e0 ? block->owns + share->e0 : NULL,
+        .rounds_apart = block->rounds_apart && set->compute == MOEBLOCK_COMPUTE_F32,
     };
     if (!kind->splits) {
         build.i0 = build.h0 = 0;
@@ -231,7 +236,7 @@ static moeblock_status load_rest(const moeblock_block *block, moeblock_weights *
 {
     const moeblock_config *config = block->config;
     if (config->routed_enabled && config->latent_size) {
-        MB_TRY(mb_latent_create(block->context, config, set->compute, &set->latent, error));
+        MB_TRY(mb_latent_create(block->context, config, set->compute, mb_set_kernels(block, set), &set->latent, error));
         MB_TRY(mb_latent_load(set->latent, weights, layer, error));
         set->packed_bytes += mb_latent_packed_bytes(set->latent);
     }
@@ -313,7 +318,7 @@ static moeblock_status size_all(const moeblock_block *block, enum mb_format form
     set->packed_bytes = bytes[0] + bytes[1];
     set->expert_packed_bytes = block->share.owned ? bytes[0] / (size_t)block->share.owned : 0;
     if (!config->routed_enabled || !config->latent_size) return MOEBLOCK_OK;
-    MB_TRY(mb_latent_create(block->context, config, set->compute, &set->latent, error));
+    MB_TRY(mb_latent_create(block->context, config, set->compute, mb_set_kernels(block, set), &set->latent, error));
     set->packed_bytes += mb_latent_packed_bytes(set->latent);
     return MOEBLOCK_OK;
 }
