@@ -36,7 +36,6 @@ DTYPES: dict[str, int] = {
 }
 _ARRAY, _VOID = ffi.typeof("moeblock_array *"), ffi.typeof("void *")
 ACTIVATIONS = ("float32", "float16", "bfloat16")
-_NO_STRIDES = (0,) * int(lib.MOEBLOCK_MAX_RANK)
 _numbers: dict[Any, int] = {}  # dtype objects of either framework, as they are met
 
 
@@ -169,23 +168,11 @@ def activation(value: Any, what: str) -> Any:
 
 def array_of(value: Any) -> Any:
     """moeblock_array over an activation. `value` must outlive it."""
-    array = ffi.new(_ARRAY)
-    rank = value.ndim
-    array.dtype = dtype_number(value)
-    array.rank = rank
-    array.dims[0:rank] = value.shape
+    array = ffi.new(_ARRAY, [dtype_number(value), value.ndim, value.shape])
     if not _is_dense(value):  # strides of zero mean a dense array
-        array.strides[0:rank] = _strides(value)
+        array.strides[0 : value.ndim] = _strides(value)
     array.data = ffi.cast(_VOID, _address(value))
     return array
-
-
-def array_like(array: Any, value: Any) -> Any:
-    """moeblock_array over the dense `value`, of the dimensions and the type of `array`."""
-    other = ffi.new(_ARRAY, array[0])
-    other.strides = _NO_STRIDES
-    other.data = ffi.cast(_VOID, _address(value))
-    return other
 
 
 def pointer(kind: str, array: np.ndarray[Any, Any]) -> Any:
@@ -218,7 +205,7 @@ def float32(value: Any) -> Any:
     """Factors as a dense float32 numpy array of one dimension."""
     if is_torch(value):
         value = (value.detach() if value.requires_grad else value).float().numpy()
-    return np.ascontiguousarray(value, np.float32).reshape(-1)
+    return np.ascontiguousarray(value, np.float32).ravel()
 
 
 def like(value: Any, result: np.ndarray[Any, Any] | None) -> Any:

@@ -137,7 +137,7 @@ class Block:
         given = _Input(x, MODES[mode], **inputs)
         y = arrays.empty_like(given.x)
         told = _Output(given, self.config, route=route, load=load)
-        told.target.y = arrays.array_like(ffi.addressof(given.source, "x"), y)[0]
+        told.target.y = arrays.array_of(y)[0]
         with self._workspaces.lent(given.tokens) as workspace:
             call(lib.moeblock_block_forward, self.handle, workspace, given.source, told.target)
         return told.result(x, y)
@@ -179,7 +179,6 @@ class Block:
         """`experts` without checks: x as `arrays.activation` gives it, ids int32 and weights float32 dense numpy arrays
         of k a token, y dense, like x."""
         tokens = arrays.tokens_of(x)
-        source = arrays.array_of(x)
         # A workspace holds the slots of the configuration's k; with a larger one it would take several passes.
         room = -(-tokens * k // self.config.num_experts_per_tok)
         with self._workspaces.lent(max(room, tokens)) as workspace:
@@ -187,11 +186,11 @@ class Block:
                 lib.moeblock_block_forward_experts,
                 self.handle,
                 workspace,
-                source,
+                arrays.array_of(x),
                 arrays.pointer("int32_t[]", ids),
                 arrays.pointer("float[]", weights),
                 k,
-                arrays.array_like(source, y),
+                arrays.array_of(y),
             )
 
     def workspace(self, tokens: int) -> _Lent:
