@@ -33,7 +33,7 @@ def largest(weight: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def words(codes: Tensor, bits: int = 4, order: tuple[int, ...] = tuple(range(8))) -> Tensor:
-    """Codes of the last dimension, eight to a 32-bit word, code i at place order[i]."""
+    """Codes of the last dimension, as many to a 32-bit word as fit, code i at place order[i]."""
     grouped = codes.to(torch.int64).reshape(*codes.shape[:-1], -1, 32 // bits)
     word = sum(grouped[..., i] << (bits * order[i]) for i in range(32 // bits))
     return torch.where(word >= 1 << 31, word - (1 << 32), word).to(torch.int32)
@@ -59,11 +59,22 @@ def ct_fp8(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     return {"weight": codes, "weight_scale": scale}, codes.float() * scale
 
 
-def ct_int4(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    scale = largest(weight, 1, GROUP) / 7
-    codes = (weight / spread(scale, 1, GROUP, weight.shape)).round().clamp(-8, 7) + 8
-    stored = {"weight_packed": words(codes), "weight_scale": scale, "weight_shape": torch.tensor(weight.shape)}
-    return stored, (codes - 8) * spread(scale, 1, GROUP, weight.shape)
+def ct_int(weight: Tensor, bits: int = 4) -> tuple[dict[str, Tensor], Tensor]:
+    half = 1 << (bits - 1)
+    scale = largest(weight, 1, GROUP) / (half - 1)
+    codes = (weight / spread(scale, 1, GROUP, weight.shape)).round().clamp(-half, half - 1) + half
+    stored = {"weight_packed": words(codes, bits), "weight_scale": scale, "weight_shape": torch.tensor(weight.shape)}
+    return stored, (codes - half) * spread(scale, 1, GROUP, weight.shape)
+
+
+def ct_int_asym(weight: Tensor, bits: int = 4) -> tuple[dict[str, Tensor], Tensor]:
+    codes, scale, zero, values = _zero_points(weight, torch.arange(weight.shape[1]) // GROUP, bits)
+    return {
+        "weight_packed": words(codes.T.contiguous(), bits),
+        "weight_scale": scale.T,
+        "weight_zero_point": words(zero, bits).T,
+        "weight_shape": torch.tensor(weight.shape),
+    }, values
 
 
 def _nvfp4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -99,16 +110,17 @@ def ct_mxfp4(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     return {"weight_packed": codes.flatten(1), "weight_scale": exponents}, values
 
 
-def _zero_points(weight: Tensor, group_of: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _zero_points(weight: Tensor, group_of: Tensor, bits: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Codes [inputs, outputs], scales and zero points [groups, outputs], values."""
     turned = weight.T
     groups = int(group_of.max()) + 1
     members = [turned[group_of == g] for g in range(groups)]
     low = torch.stack([rows.amin(0).clamp(max=0) for rows in members])
     high = torch.stack([rows.amax(0).clamp(min=0) for rows in members])
-    scale = ((high - low) / 15).half()
-    zero = (-low / scale.float()).round().clamp(1, 15)
-    codes = (turned / scale.float()[group_of] + zero[group_of]).round().clamp(0, 15)
+    most = (1 << bits) - 1
+    scale = ((high - low) / most).half()
+    zero = (-low / scale.float()).round().clamp(1, most)
+    codes = (turned / scale.float()[group_of] + zero[group_of]).round().clamp(0, most)
     return codes, scale, zero, ((codes - zero[group_of]) * scale.float()[group_of]).T.contiguous()
 
 
@@ -118,14 +130,16 @@ def awq(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     return {"qweight": words(codes, order=places), "qzeros": words(zero, order=places), "scales": scale}, values
 
 
-def gptq(weight: Tensor, act_order: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+def gptq(
+    weight: Tensor, act_order: bool = False, bits: int = 4, second: bool = False
+) -> tuple[dict[str, Tensor], Tensor]:
     group_of = torch.arange(weight.shape[1]) // GROUP
     if act_order:
         group_of = group_of[torch.randperm(len(group_of), generator=torch.Generator().manual_seed(5))]
-    codes, scale, zero, values = _zero_points(weight, group_of)
+    codes, scale, zero, values = _zero_points(weight, group_of, bits)
     return {
-        "qweight": words(codes.T.contiguous()).T.contiguous(),
-        "qzeros": words(zero - 1),
+        "qweight": words(codes.T.contiguous(), bits).T.contiguous(),
+        "qzeros": words(zero if second else zero - 1, bits),
         "scales": scale,
         "g_idx": group_of.to(torch.int32),
     }, values
@@ -142,12 +156,26 @@ class Format(NamedTuple):
     config: dict[str, Any]
 
 
+def integers(bits: int, symmetric: bool = True) -> dict[str, Any]:
+    return compressed(
+        "pack-quantized", num_bits=bits, type="int", strategy="group", group_size=GROUP, symmetric=symmetric
+    )
+
+
+def gptq_of(bits: int = 4, act_order: bool = False, form: str = "gptq") -> Format:
+    config = {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "desc_act": act_order}
+    return Format(
+        lambda weight: gptq(weight, act_order, bits, form == "gptq_v2"), {**config, "checkpoint_format": form}
+    )
+
+
 FORMATS = {
     "fp8": Format(fp8, {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}),
     "ct_fp8": Format(ct_fp8, compressed("float-quantized", num_bits=8, type="float", strategy="channel")),
-    "ct_int4": Format(
-        ct_int4, compressed("pack-quantized", num_bits=4, type="int", strategy="group", group_size=GROUP)
-    ),
+    "ct_int4": Format(ct_int, integers(4)),
+    "ct_int4_asym": Format(ct_int_asym, integers(4, symmetric=False)),
+    "ct_int8": Format(lambda weight: ct_int(weight, 8), integers(8)),
+    "ct_int8_asym": Format(lambda weight: ct_int_asym(weight, 8), integers(8, symmetric=False)),
     "ct_nvfp4": Format(
         ct_nvfp4, compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16)
     ),
@@ -156,11 +184,10 @@ FORMATS = {
     ),
     "nvfp4": Format(nvfp4, {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}),
     "awq": Format(awq, {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}),
-    "gptq": Format(gptq, {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False}),
-    "gptq_act_order": Format(
-        lambda weight: gptq(weight, act_order=True),
-        {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True},
-    ),
+    "gptq": gptq_of(),
+    "gptq_act_order": gptq_of(act_order=True),
+    "gptq_v2": gptq_of(form="gptq_v2"),
+    "gptq_int8": gptq_of(bits=8),
 }
 
 
