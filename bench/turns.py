@@ -18,8 +18,8 @@ WINDOWS = 48  # different inputs in turn
 
 
 class Contestant:
-    def __init__(self, build, config, threads, settings, folder, tokens):
-        self.block = library.Block(library.find_library(build), config, threads, settings)
+    def __init__(self, build, config, threads, settings, folder, tokens, compute="auto"):
+        self.block = library.Block(library.find_library(build), config, threads, settings, compute)
         self.block.load_files(folder)
         self.block.make_workspace(tokens)
         self.y = array.array("f", bytes(4 * tokens * self.block.shape.hidden_size))

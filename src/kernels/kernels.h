@@ -30,7 +30,7 @@ enum mb_packed_format {
     MB_PACKED_FP4,   // e2m1 codes times 2^(e8m0 - 127) per output and group: exact weights in the chain
     MB_PACKED_MXFP8, // e4m3 codes times 2^(e8m0 - 127) per output and group: exact weights in the chain
     MB_PACKED_NVFP4, // e2m1 codes times e4m3 per output and group, exact in the chain; one float32 scale per output
-    MB_PACKED_INT4,  // codes of 0..15 less a zero point, a zero point and a float32 scale per output and group
+    MB_PACKED_INT4,  // codes of 0..15 less a zero point of 0..15, which and a float32 scale per output and group
     MB_PACKED_INT8,  // the same of 0..255
     MB_PACKED_FORMATS
 };
@@ -91,7 +91,7 @@ struct mb_piece {
     ptrdiff_t row_stride, column_stride;
     const float *scales;      // FP8, INT4, INT8
     const uint8_t *exponents; // FP4, MXFP8: e8m0; NVFP4: e4m3
-    const uint8_t *zeros;     // INT4, INT8
+    const uint8_t *zeros;     // INT4: 15 at most; INT8
     ptrdiff_t scale_stride;
     float total; // NVFP4: the scale of every output
 };

@@ -80,8 +80,8 @@ static size_t element_bytes(enum mb_packed_format format)
 
 static bool has_integers(enum mb_packed_format format) { return format == MB_PACKED_INT4 || format == MB_PACKED_INT8; }
 
-// Inputs per scale of FP8; beyond k for one an output.
-static int64_t fp8_group = 128;
+// Inputs per scale or zero point of FP8, INT4 and INT8, beyond k for one an output; 0 for what they are published with.
+static int64_t wanted_group;
 
 // Inputs per scale, exponent or zero point that the format is published with; k for one an output.
 static int64_t group_of(enum mb_packed_format format, int64_t n, int64_t k)
@@ -89,7 +89,7 @@ static int64_t group_of(enum mb_packed_format format, int64_t n, int64_t k)
     static const int64_t integers[] = {32, 128, 48, 1 << 20};
     switch (format) {
     case MB_PACKED_FP8:
-        return mb_min(fp8_group, mb_max(k, 128));
+        return mb_min(wanted_group ? wanted_group : 128, mb_max(k, 128));
     case MB_PACKED_FP4:
     case MB_PACKED_MXFP8:
         return 32;
@@ -97,7 +97,7 @@ static int64_t group_of(enum mb_packed_format format, int64_t n, int64_t k)
         return 16;
     case MB_PACKED_INT4:
     case MB_PACKED_INT8:
-        return mb_min(integers[(n + k) % 4], mb_max(k, 16));
+        return mb_min(wanted_group ? wanted_group : integers[(n + k) % 4], mb_max(k, 16));
     default:
         return 0;
     }
@@ -366,22 +366,35 @@ static void test_every_row_count(void **state)
     }
 }
 
-// FP8 with one scale an output, and with groups longer than any level's chunk.
-static void test_fp8_groups(void **state)
+// One scale an output, groups longer than any level's chunk, and groups that no line of codes fits.
+static void test_groups(void **state)
 {
     (void)state;
-    static const int64_t groups[] = {1 << 20, 512};
+    static const enum mb_packed_format formats[] = {MB_PACKED_FP8, MB_PACKED_INT4, MB_PACKED_INT8};
+    static const int64_t long_groups[] = {1 << 20, 512, 1000, 1040},
+                         short_groups[] = {1, 2, 3, 4, 7, 8, 12, 20, 24, 40};
     random_state = 12;
-    for (int g = 0; g < 2; g++) {
-        fp8_group = groups[g];
+    for (int i = 0; i < 3; i++) {
         for (int kind = 0; kind < INPUTS; kind++) {
-            for (int bf16 = 0; bf16 < 2; bf16++) {
-                compare_levels(MB_PACKED_FP8, bf16, (enum inputs)kind, 3, 40, 1300);
-                compare_levels(MB_PACKED_FP8, bf16, (enum inputs)kind, 50, 40, 700);
+            for (int g = 0; g < 4; g++) {
+                const bool bf16 = (kind + g) % 4 != 0;
+                wanted_group = long_groups[g];
+                compare_levels(formats[i], bf16, (enum inputs)kind, 3, 40, 1300 + g);
+                compare_levels(formats[i], bf16, (enum inputs)kind, 50, 40, 1100 - g);
+            }
+            for (int g = 0; g < 10; g++) {
+                wanted_group = short_groups[g];
+                compare_levels(formats[i], (kind + g) % 4 != 0, (enum inputs)kind, 1 + 7 * g, 33, 75 + g);
             }
         }
+        for (int64_t m = 1; m <= 33; m++) {
+            wanted_group = 8 * (m % 5 + 1);
+            compare_levels(formats[i], true, UNIFORM, m, 33, 129);
+            wanted_group = 1 << 20;
+            compare_levels(formats[i], true, UNIFORM, m, 65, 129);
+        }
     }
-    fp8_group = 128;
+    wanted_group = 0;
 }
 
 // Every code of the small formats, with every factor, at every place of a line comes out as itself.
@@ -695,7 +708,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_levels_agree),  cmocka_unit_test(test_every_row_count),
-        cmocka_unit_test(test_fp8_groups),    cmocka_unit_test(test_long_chains),
+        cmocka_unit_test(test_groups),        cmocka_unit_test(test_long_chains),
         cmocka_unit_test(test_every_code),    cmocka_unit_test(test_against_double),
         cmocka_unit_test(test_column_ranges), cmocka_unit_test(test_rows_are_independent),
         cmocka_unit_test(test_pieces),        cmocka_unit_test(test_other_orientations),

@@ -1,45 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of level `avx512bf16`, for processors whose bf16 dot instruction beats the float32 FMA (AMD Zen 4 and 5).
-// Formats without tiles of their own, and rows of integers, take the functions of level `avx512vnni`, with its packing.
+// float32 and float16 weights, rows of integers, and groups that no line of codes fits take the functions of level
+// `avx512vnni`, with its packing.
 #include "kernels/avx512bf16/layout.h"
 #include "kernels/avx512bf16/vector.h"
 #include "kernels/cpu.h"
 
 #define WIDER mb_kernels_avx512vnni
 
-static bool dots(const struct mb_packing *packing)
-{
-    static const bool has_tiles[MB_PACKED_FORMATS] = {
-        [MB_PACKED_BF16] = true, [MB_PACKED_FP8] = true, [MB_PACKED_FP4] = true};
-    const bool groups = packing->format != MB_PACKED_FP8 || packing->group == 128;
-    return has_tiles[packing->format] && groups && !packing->int16;
-}
-
 static bool usable(const char **reason) { return mb_cpu_offers(MB_CPU_LEVEL_AVX512BF16, reason); }
 
 static size_t packed_bytes(const struct mb_packing *packing)
 {
-    return dots(packing) ? mb_avx512bf16_packed_bytes(packing) : WIDER.packed_bytes(packing);
+    return mb_has_tiles(packing) ? mb_avx512bf16_packed_bytes(packing) : WIDER.packed_bytes(packing);
 }
 
 static void pack(const struct mb_packing *packing, void *packed, const struct mb_piece *piece)
 {
-    (dots(packing) ? mb_avx512bf16_pack : WIDER.pack)(packing, packed, piece);
+    (mb_has_tiles(packing) ? mb_avx512bf16_pack : WIDER.pack)(packing, packed, piece);
 }
 
 static size_t scratch_bytes(const struct mb_packing *packing, int64_t m)
 {
-    return dots(packing) ? mb_walk_scratch(packing, m) : WIDER.scratch_bytes(packing, m);
+    return mb_has_tiles(packing) ? mb_walk_scratch(packing, m) : WIDER.scratch_bytes(packing, m);
 }
 
 static void gate_up(const struct mb_gate_up_call *call)
 {
-    (dots(call->packing) ? mb_avx512bf16_gate_up : WIDER.gate_up)(call);
+    (mb_has_tiles(call->packing) ? mb_avx512bf16_gate_up : WIDER.gate_up)(call);
 }
 
 static void project(const struct mb_project_call *call)
 {
-    (dots(call->packing) ? mb_avx512bf16_project : WIDER.project)(call);
+    (mb_has_tiles(call->packing) ? mb_avx512bf16_project : WIDER.project)(call);
 }
 
 static void accumulate(float *y, const float *out, float weight, int64_t n)
@@ -65,7 +58,7 @@ static void to_int16(void *row, const float *from, int64_t n) { WIDER.to_int16(r
 
 const struct mb_kernels mb_kernels_avx512bf16 = {
     .name = "avx512bf16",
-    .layout = 8,
+    .layout = 9,
     .granule = MB_PANEL,
     .fused = true,
     .usable = usable,

@@ -3,6 +3,7 @@
 // line, that hold the lane's value in the 16 lines; a transposition then makes the lines.
 #include <string.h>
 
+#include "base/float.h"
 #include "kernels/avx512bf16/layout.h"
 
 size_t mb_avx512bf16_packed_bytes(const struct mb_packing *packing)
@@ -42,10 +43,15 @@ static inline void transpose(__m512i v[16])
 }
 
 // The codes of one strip that a piece holds: code (c, k) at from + c * row + k * column bytes, c < columns, k from 0.
+// Factor (c, g) at factors + c * factor_row + g, g from the piece's first.
 struct source {
+    enum mb_packed_format format;
     const uint8_t *from;
     ptrdiff_t row, column;
-    int64_t columns;
+    int64_t columns, count; // inputs
+    const uint8_t *factors;
+    ptrdiff_t factor_row;
+    int64_t group;
 };
 
 // Inputs [k, k + count) of column c, count at most `most`: where they lie if side by side and complete, else a copy in
@@ -129,76 +135,136 @@ static void pack_bf16(const struct source *source, int64_t count, uint8_t *to)
     }
 }
 
-// 32 codes to 16 lanes, the pair swapped in the low half.
-static inline __m512i fp8_pairs(const uint8_t *row)
+// A code of four or eight bits as the tiles want it (layout.h), given its factor.
+static uint8_t settled(enum mb_packed_format format, uint8_t code, uint8_t factor)
 {
-    const __m256i codes = _mm256_loadu_si256((const __m256i *)(const void *)row);
+    const uint8_t magnitude = code & (format == MB_PACKED_MXFP8 ? 127 : 7);
+    switch (format) {
+    case MB_PACKED_FP4: // half of 2^-127
+        return factor == 0 && magnitude == 1 ? 0 : code;
+    case MB_PACKED_NVFP4:
+        return (uint8_t)((code ^ (factor >> 4 & 8)) & (factor & 127 ? 15 : 8));
+    case MB_PACKED_MXFP8:
+        if (magnitude == 127) return code;
+        if (magnitude && (mb_bits(mb_from_mxfp8(magnitude, factor)) >> 23)) return code;
+        return code >> 7 ? 127 : 0;
+    default:
+        return code;
+    }
+}
+
+// Whether factors of inputs [k, k + count) of a column change codes.
+static bool settles(const struct source *s, int64_t c, int64_t k, int64_t count)
+{
+    bool changes = false;
+    if (s->format != MB_PACKED_FP4 && s->format != MB_PACKED_NVFP4 && s->format != MB_PACKED_MXFP8) return false;
+    for (int64_t g = k / s->group; g * s->group < k + count; g++) {
+        const uint8_t factor = s->factors[c * s->factor_row + g];
+        if (s->format == MB_PACKED_FP4) changes = changes || factor == 0;
+        if (s->format == MB_PACKED_NVFP4) changes = changes || factor >= 128 || factor == 0;
+        if (s->format == MB_PACKED_MXFP8) changes = changes || factor < 10;
+    }
+    return changes;
+}
+
+// Input i of the `here` that are left: its factor, of those beyond the last one the last one's.
+static uint8_t factor_at(const struct source *s, int64_t c, int64_t k, int64_t i, int64_t here)
+{
+    return s->factors[c * s->factor_row + (k + mb_min(i, here - 1)) / s->group];
+}
+
+static bool is_integer(enum mb_packed_format format) { return format == MB_PACKED_INT4 || format == MB_PACKED_INT8; }
+
+// Codes [k, k + here) of a column, up to 32 of eight bits, code by code, and behind them what means zero.
+static __m256i byte_column(const struct source *s, int64_t c, int64_t k, int64_t here)
+{
+    uint8_t bytes[32] = {0};
+    const uint8_t *from = s->from + c * s->row + k * s->column;
+    for (int64_t i = 0; i < here && c < s->columns; i++) bytes[i] = from[i * s->column];
+    for (int64_t i = 0; i < here && c < s->columns && s->format == MB_PACKED_MXFP8; i++)
+        bytes[i] = settled(s->format, bytes[i], factor_at(s, c, k, i, here));
+    for (int64_t i = here; i < 32 && c < s->columns && is_integer(s->format); i++)
+        bytes[i] = factor_at(s, c, k, i, here);
+    return _mm256_loadu_si256((const __m256i *)(const void *)bytes);
+}
+
+// 32 codes to 16 lanes, the pair swapped in the low half.
+static inline __m512i byte_pairs(__m256i codes)
+{
     return _mm512_cvtepu16_epi32(_mm256_or_si256(_mm256_slli_epi16(codes, 8), _mm256_srli_epi16(codes, 8)));
 }
 
-static __m512i fp8_column(const struct source *source, int64_t c, int64_t k, int64_t here)
+// Whole columns, in which `minus_zero` becomes 127: -0 of MXFP8, 127 itself of others.
+static inline __m512i full_pairs(const uint8_t *row, __m256i minus_zero)
 {
-    uint8_t buffer[32] __attribute__((aligned(64)));
-    if (here < 32 || c >= source->columns || source->column != 1)
-        _mm256_store_si256((__m256i *)(void *)buffer, _mm256_setzero_si256());
-    return fp8_pairs(inputs_of(source, c, k, here, 32, 1, buffer));
+    const __m256i codes = _mm256_loadu_si256((const __m256i *)(const void *)row);
+    return byte_pairs(_mm256_mask_mov_epi8(codes, _mm256_cmpeq_epi8_mask(codes, minus_zero), _mm256_set1_epi8(127)));
 }
 
-// First column of a lane of a line, see pack_fp8; the second is the next.
-#define FP8_COLUMN(lane) ((lane) / 4 * 4 + (lane) % 2 * 2 + (lane) % 4 / 2 * 16)
+// First column of a lane of a line, see pack_bytes; the second is the next.
+#define BYTE_COLUMN(lane) ((lane) / 4 * 4 + (lane) % 2 * 2 + (lane) % 4 / 2 * 16)
 
 // 32 inputs of 32 whole columns.
-static void pack_fp8_full(const uint8_t *from, ptrdiff_t row, uint8_t *to)
+static void pack_bytes_full(const uint8_t *from, ptrdiff_t row, __m256i minus_zero, uint8_t *to)
 {
     __m512i lanes[16];
     MB_UNROLL for (int lane = 0; lane < 16; lane++)
     {
-        const uint8_t *first = from + FP8_COLUMN(lane) * row;
-        lanes[lane] = _mm512_or_si512(fp8_pairs(first), _mm512_slli_epi32(fp8_pairs(first + row), 16));
+        const uint8_t *first = from + BYTE_COLUMN(lane) * row;
+        const __m512i second = _mm512_slli_epi32(full_pairs(first + row, minus_zero), 16);
+        lanes[lane] = _mm512_or_si512(full_pairs(first, minus_zero), second);
     }
     transpose(lanes);
     store_lines(to, 64, lanes);
 }
 
-// Lane 4 q + j of a line holds columns 4 q and on for j < 2, 16 + 4 q and on else: unpacking bytes then leaves columns
-// 0..15 in one vector and 16..31 in the other.
-static void pack_fp8(const struct source *source, int64_t count, uint8_t *to)
+static bool any_settles(const struct source *s, int64_t k, int64_t count)
 {
-    for (int64_t k = 0; k < count; k += 32) {
-        const int64_t here = mb_min(32, count - k), lines = mb_ceil_div(here, 2);
-        if (here == 32 && source->columns == MB_STRIP && source->column == 1) {
-            pack_fp8_full(source->from + k, source->row, to + k / 2 * 64);
+    bool any = false;
+    for (int64_t c = 0; c < s->columns; c++) any = settles(s, c, k, count) || any;
+    return any;
+}
+
+// Codes of eight bits. Lane 4 q + j of a line holds columns 4 q and on for j < 2, 16 + 4 q and on else: unpacking bytes
+// then leaves columns 0..15 in one vector and 16..31 in the other.
+static void pack_bytes(const struct source *s, uint8_t *to)
+{
+    const __m256i minus_zero = _mm256_set1_epi8((char)(s->format == MB_PACKED_MXFP8 ? 128 : 127));
+    for (int64_t k = 0; k < s->count; k += 32) {
+        const int64_t here = mb_min(32, s->count - k), lines = mb_ceil_div(here, 2);
+        if (here == 32 && s->columns == MB_STRIP && s->column == 1 && !any_settles(s, k, here)) {
+            pack_bytes_full(s->from + k, s->row, minus_zero, to + k / 2 * 64);
             continue;
         }
         __m512i lanes[16];
         for (int lane = 0; lane < 16; lane++) {
-            const int column = FP8_COLUMN(lane);
-            const __m512i second = _mm512_slli_epi32(fp8_column(source, column + 1, k, here), 16);
-            lanes[lane] = _mm512_or_si512(fp8_column(source, column, k, here), second);
+            const int column = BYTE_COLUMN(lane);
+            const __m512i second = _mm512_slli_epi32(byte_pairs(byte_column(s, column + 1, k, here)), 16);
+            lanes[lane] = _mm512_or_si512(byte_pairs(byte_column(s, column, k, here)), second);
         }
         transpose(lanes);
         for (int64_t i = 0; i < lines; i++) _mm512_storeu_si512(to + (k / 2 + i) * 64, lanes[i]);
     }
 }
 
-// Codes [k, k + here) of a column as 32 bytes. Where the exponent is 0, halves are denormal, that is 0 wherever kernels
-// run, and become 0 here: the tiles could not step down to them.
-static __m256i fp4_column(const struct source *source, const uint8_t *exponents, int64_t c, int64_t k, int64_t here)
+// Codes [k, k + here) of a column, up to 64 of four bits, as 32 bytes, and behind them what means zero.
+static __m256i nibble_column(const struct source *s, int64_t c, int64_t k, int64_t here)
 {
-    if (c >= source->columns) return _mm256_setzero_si256();
-    const uint8_t *from = source->from + c * source->row + k / 2;
-    if (here == MB_FP4_BLOCK && exponents[0] && exponents[1])
-        return _mm256_loadu_si256((const __m256i *)(const void *)from);
-    uint8_t bytes[MB_FP4_BLOCK / 2] = {0};
-    for (int64_t i = 0; i < here; i++) {
-        const uint8_t code = (uint8_t)(from[i / 2] >> (i % 2 * 4) & 15);
-        if (exponents[i / 32] || (code & 7) != 1) bytes[i / 2] |= (uint8_t)(code << (i % 2 * 4));
+    if (c >= s->columns) return _mm256_setzero_si256();
+    const uint8_t *from = s->from + c * s->row + k / 2;
+    if (here == 64 && !settles(s, c, k, here)) return _mm256_loadu_si256((const __m256i *)(const void *)from);
+    uint8_t bytes[32] = {0};
+    for (int64_t i = 0; i < 64; i++) {
+        const uint8_t factor = factor_at(s, c, k, i, here);
+        uint8_t code = is_integer(s->format) ? factor : 0;
+        if (i < here) code = settled(s->format, from[i / 2] >> (i % 2 * 4) & 15, factor);
+        bytes[i / 2] |= (uint8_t)(code << (i % 2 * 4));
     }
     return _mm256_loadu_si256((const __m256i *)(const void *)bytes);
 }
 
 // Nibbles of two columns, 32 bytes each, to 16 lanes: even k of both above odd k of both.
-static inline __m512i fp4_pairs(__m256i low, __m256i high)
+static inline __m512i nibble_pairs(__m256i low, __m256i high)
 {
     const __m256i nibble = _mm256_set1_epi8(15);
     const __m256i even =
@@ -208,62 +274,100 @@ static inline __m512i fp4_pairs(__m256i low, __m256i high)
     return _mm512_or_si512(_mm512_cvtepu16_epi32(odd), _mm512_slli_epi32(_mm512_cvtepu16_epi32(even), 16));
 }
 
-// A whole block of 32 whole columns. False, with nothing kept, where an exponent is 0 (see fp4_column).
-static bool pack_fp4_full(const uint8_t *from, ptrdiff_t row, const uint8_t *exponents, ptrdiff_t stride,
-                          uint8_t *block)
+// Lines of 64 inputs from k on, of which `here` exist.
+static void nibble_lines(const struct source *s, int64_t k, int64_t here, __m512i lanes[16])
 {
-    uint8_t own[64];
-    for (int c = 0; c < MB_STRIP; c++) own[c] = exponents[c * stride], own[32 + c] = exponents[c * stride + 1];
-    const __m512i all = _mm512_loadu_si512(own);
-    if (_mm512_cmpeq_epi8_mask(all, _mm512_setzero_si512())) return false;
+    for (int c = 0; c < 16; c++)
+        lanes[c] = nibble_pairs(nibble_column(s, c, k, here), nibble_column(s, 16 + c, k, here));
+    transpose(lanes);
+}
+
+// The same of whole columns, none of which settles.
+static void nibble_lines_full(const uint8_t *from, ptrdiff_t row, uint8_t *to)
+{
     __m512i lanes[16];
     MB_UNROLL for (int c = 0; c < 16; c++)
     {
         const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(from + c * row));
         const __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)(from + (16 + c) * row));
-        lanes[c] = fp4_pairs(low, high);
+        lanes[c] = nibble_pairs(low, high);
     }
     transpose(lanes);
-    store_lines(block, 64, lanes);
-    _mm512_storeu_si512(block + 1024, _mm512_sub_epi8(_mm512_set1_epi8((char)MB_FP4_TOP), all));
-    return true;
+    store_lines(to, 64, lanes);
 }
 
-// One block of 64 inputs, or its first or second half; `last` where the matrix ends in it.
-static void pack_fp4_block(const struct source *source, const uint8_t *exponents, ptrdiff_t stride, int64_t k,
-                           int64_t here, int half, bool last, uint8_t *block)
+// Codes of four bits, lines without end.
+static void pack_nibbles(const struct source *s, uint8_t *to)
+{
+    for (int64_t k = 0; k < s->count; k += 64, to += 1024) {
+        const int64_t here = mb_min(64, s->count - k), lines = mb_ceil_div(here, 4);
+        if (here == 64 && s->columns == MB_STRIP && !any_settles(s, k, here)) {
+            nibble_lines_full(s->from + k / 2, s->row, to);
+            continue;
+        }
+        __m512i lanes[16];
+        nibble_lines(s, k, here, lanes);
+        for (int64_t i = 0; i < lines; i++) _mm512_storeu_si512(to + i * 64, lanes[i]);
+    }
+}
+
+// One block of 64 inputs of FP4, or its first or second half; `last` where the matrix ends in it.
+static void pack_block(const struct source *s, int64_t k, int64_t here, int half, bool last, uint8_t *block)
 {
     const int groups = (int)mb_ceil_div(here, 32);
-    if (here == MB_FP4_BLOCK && source->columns == MB_STRIP &&
-        pack_fp4_full(source->from + k / 2, source->row, exponents + k / 32, stride, block))
-        return;
-    __m512i lanes[16];
     uint8_t steps[64] = {0};
-    for (int c = 0; c < 16; c++) {
-        __m256i row[2];
-        for (int v = 0; v < 2; v++) {
-            uint8_t own[2] = {1, 1};
-            for (int g = 0; g < groups && 16 * v + c < source->columns; g++) {
-                own[g] = exponents[(16 * v + c) * stride + k / 32 + g];
-                steps[32 * g + 16 * v + c] = (uint8_t)(MB_FP4_TOP - own[g]);
-            }
-            row[v] = fp4_column(source, own, 16 * v + c, k, here);
-        }
-        lanes[c] = fp4_pairs(row[0], row[1]);
+    for (int g = 0; g < groups; g++) {
+        for (int64_t c = 0; c < s->columns; c++)
+            steps[32 * g + c] = (uint8_t)(MB_FP4_TOP - s->factors[c * s->factor_row + k / 32 + g]);
     }
-    transpose(lanes);
+    if (here == MB_FP4_BLOCK && s->columns == MB_STRIP && !any_settles(s, k, here)) {
+        nibble_lines_full(s->from + k / 2, s->row, block);
+        memcpy(block + 1024, steps, sizeof steps);
+        return;
+    }
+    __m512i lanes[16];
+    nibble_lines(s, k, here, lanes);
     const int lines = last ? 16 - 8 * half : 8 * groups;
     for (int i = 0; i < lines; i++) _mm512_storeu_si512(block + (8 * half + i) * 64, lanes[i]);
     memcpy(block + 1024 + 32 * half, steps, (size_t)(last ? 64 - 32 * half : 32 * groups));
 }
 
-static void pack_fp4(const struct source *source, const struct mb_piece *piece, const uint8_t *exponents, int64_t end,
-                     uint8_t *strip)
+static void pack_blocks(const struct source *s, int64_t k0, int64_t end, uint8_t *strip)
 {
-    for (int64_t k = piece->k0, next; k < piece->k1; k = next) {
-        next = mb_min(piece->k1, (k / MB_FP4_BLOCK + 1) * MB_FP4_BLOCK);
-        pack_fp4_block(source, exponents, piece->scale_stride, k - piece->k0, next - k, (int)(k % MB_FP4_BLOCK / 32),
-                       next == end, strip + k / MB_FP4_BLOCK * MB_FP4_BLOCK_BYTES);
+    for (int64_t k = k0, next; k < k0 + s->count; k = next) {
+        next = mb_min(k0 + s->count, (k / MB_FP4_BLOCK + 1) * MB_FP4_BLOCK);
+        pack_block(s, k - k0, next - k, (int)(k % MB_FP4_BLOCK / 32), next == end,
+                   strip + k / MB_FP4_BLOCK * MB_FP4_BLOCK_BYTES);
+    }
+}
+
+// Whether codes [k0, k1) of a column of MXFP8 hold a NaN.
+static bool has_nan(const struct source *s, int64_t c, int64_t k0, int64_t k1)
+{
+    const uint8_t *codes = s->from + c * s->row;
+    bool nan = false;
+    for (int64_t k = k0; k < k1; k++) nan |= (codes[k * s->column] & 127) == 127;
+    return nan;
+}
+
+// A factor as layout.h has it.
+static uint8_t factor_of(const struct source *s, int64_t c, int64_t g)
+{
+    const uint8_t factor = s->factors[c * s->factor_row + g];
+    if (s->format == MB_PACKED_MXFP8) {
+        const bool nan = has_nan(s, c, g * s->group, mb_min((g + 1) * s->group, s->count));
+        return (uint8_t)(MB_MXFP8_TOP - (nan ? 255 : factor));
+    }
+    if (s->format != MB_PACKED_NVFP4) return factor;
+    const uint32_t bits = mb_bits(mb_from_e4m3(factor & 127));
+    return (factor & 127) == 127 ? 255 : bits ? (uint8_t)((bits >> 20) - (117 << 3)) : 0;
+}
+
+static void pack_factors(const struct source *s, uint8_t *to)
+{
+    for (int64_t g = 0; g < mb_ceil_div(s->count, s->group); g++, to += MB_STRIP) {
+        memset(to, 0, MB_STRIP);
+        for (int64_t c = 0; c < s->columns; c++) to[c] = factor_of(s, c, g);
     }
 }
 
@@ -285,22 +389,34 @@ static void pack_scales(const struct mb_strip_layout *layout, const float *scale
 static void pack_strip(const struct mb_packing *packing, const struct mb_strip_layout *layout,
                        const struct mb_piece *piece, int64_t n, int64_t columns, uint8_t *strip)
 {
-    static const ptrdiff_t sizes[MB_PACKED_FORMATS] = {[MB_PACKED_BF16] = 2, [MB_PACKED_FP8] = 1, [MB_PACKED_FP4] = 1};
-    const ptrdiff_t size = sizes[packing->format], row = n - piece->n0;
-    const int64_t count = piece->k1 - piece->k0;
-    const struct source source = {.from = (const uint8_t *)piece->codes + row * piece->row_stride * size,
-                                  .row = piece->row_stride * size,
-                                  .column = piece->column_stride * size,
-                                  .columns = columns};
-    if (packing->format == MB_PACKED_BF16) {
-        pack_bf16(&source, count, strip + piece->k0 * 64);
-    } else if (packing->format == MB_PACKED_FP4) {
-        pack_fp4(&source, piece, piece->exponents + row * piece->scale_stride, packing->k, strip);
-    } else {
-        pack_fp8(&source, count, strip + piece->k0 * 32);
+    const struct mb_packed_info info = mb_packed_info_of(packing->format);
+    const ptrdiff_t size = packing->format == MB_PACKED_BF16 ? 2 : 1, row = n - piece->n0;
+    struct source s = {.format = packing->format,
+                       .from = (const uint8_t *)piece->codes + row * piece->row_stride * size,
+                       .row = piece->row_stride * size,
+                       .column = piece->column_stride * size,
+                       .columns = columns,
+                       .count = piece->k1 - piece->k0,
+                       .factors = piece->zeros ? piece->zeros : piece->exponents,
+                       .factor_row = piece->scale_stride,
+                       .group = packing->group};
+    if (info.factors) s.factors += row * piece->scale_stride;
+    const int64_t g0 = packing->group ? piece->k0 / packing->group : 0;
+    if (packing->format == MB_PACKED_FP4) {
+        pack_blocks(&s, piece->k0, packing->k, strip);
+        return;
+    }
+    uint8_t *lines = strip + piece->k0 / (2 * layout->line_pairs) * layout->line_bytes;
+    if (packing->format == MB_PACKED_BF16) pack_bf16(&s, s.count, lines);
+    if (info.code_bits == 8) pack_bytes(&s, lines);
+    if (info.code_bits == 4) pack_nibbles(&s, lines);
+    if (info.factors) pack_factors(&s, strip + layout->factors + g0 * MB_STRIP);
+    if (packing->format == MB_PACKED_NVFP4) {
+        if (piece->k0 == 0) pack_scales(layout, &piece->total, 0, columns, 0, strip);
+    } else if (info.scaled) {
         const float *scales = piece->scales + row * piece->scale_stride;
-        for (int64_t g = 0; g < mb_ceil_div(count, packing->group); g++)
-            pack_scales(layout, scales + g, piece->scale_stride, columns, piece->k0 / packing->group + g, strip);
+        for (int64_t g = 0; g < mb_ceil_div(s.count, packing->group); g++)
+            pack_scales(layout, scales + g, piece->scale_stride, columns, g0 + g, strip);
     }
 }
 

@@ -2,7 +2,7 @@
 // How a call walks rows, inputs and panels. Few rows lie in scratch with all their inputs, and each strip is one pass
 // over its weights. Many rows go in blocks; chunk by chunk of inputs a block's rows are copied to scratch once for
 // several panels. Copies have the halves of each pair exchanged, as the dot instruction wants them. Codes become bf16
-// in the tiles' registers; they are expanded in scratch for float32 rows and for FP4 exponents beyond the tiles.
+// in the tiles' registers; they are expanded in scratch for float32 rows and for factors beyond the tiles.
 #include <string.h>
 
 #include "base/float.h"
@@ -28,7 +28,11 @@ static bool takes_floats(const struct mb_walk *walk) { return !walk->rows->bf16 
 // Panels whose sums have room side by side.
 static int64_t panels_at_once(int64_t m) { return SUMS / (mb_min(m, MB_ROWS) * MB_PANEL); }
 
-static int64_t chunks_of(const struct mb_packing *packing) { return mb_ceil_div(packing->k, MB_CHUNK); }
+static int64_t chunks_of(const struct mb_packing *packing)
+{
+    const struct mb_strip_layout layout = mb_strip_layout_of(packing);
+    return mb_ceil_div(layout.pairs, layout.chunk_pairs);
+}
 
 size_t mb_walk_scratch(const struct mb_packing *packing, int64_t m)
 {
@@ -45,8 +49,8 @@ static struct scratch scratch_of(const struct mb_walk *walk)
     return scratch;
 }
 
-// Inputs of a bf16 row, halves of each pair exchanged, then -0 to the end of a block of FP4: weights are 0 there, and
-// the products, -0, leave every sum as it is.
+// Inputs of a bf16 row, halves of each pair exchanged, then -0 to the end of a line, or of a block of FP4: weights are
+// 0 there, and the products, -0, leave every sum as it is.
 static void turn_row(const uint16_t *row, int64_t count, uint32_t *to)
 {
     const __m512i none = _mm512_set1_epi16((short)0x8000);
@@ -73,7 +77,8 @@ static void float_row(const struct mb_walk *walk, const void *row, int64_t k0, i
 
 static void load_rows(const struct mb_walk *walk, int64_t r0, int64_t m, int64_t chunk, uint32_t *x)
 {
-    const int64_t k0 = chunk * MB_CHUNK, count = mb_min(MB_CHUNK, walk->packing->k - k0);
+    const int64_t inputs = 2 * mb_strip_layout_of(walk->packing).chunk_pairs, k0 = chunk * inputs;
+    const int64_t count = mb_min(inputs, walk->packing->k - k0);
     const int64_t size = walk->rows->bf16 ? sizeof(uint16_t) : sizeof(float);
     for (int64_t r = 0; r < m; r++) {
         const void *row = walk->rows->row[r0 + r];
@@ -88,32 +93,57 @@ static void load_rows(const struct mb_walk *walk, int64_t r0, int64_t m, int64_t
     }
 }
 
-static const struct mb_tiles *tiles_of(const struct mb_walk *walk)
+// What the walk must know of a format.
+static const struct form {
+    const struct mb_tiles *tiles;
+    uint8_t top; // the largest factor that tiles can decode, where they note it
+} forms[MB_PACKED_FORMATS] = {
+    [MB_PACKED_BF16] = {&mb_tiles_bf16, 0},
+    [MB_PACKED_FP8] = {&mb_tiles_fp8, 0},
+    [MB_PACKED_FP4] = {&mb_tiles_fp4, MB_FP4_TOP},
+    [MB_PACKED_MXFP8] = {&mb_tiles_mxfp8, MB_MXFP8_TOP},
+    [MB_PACKED_NVFP4] = {&mb_tiles_nvfp4, MB_NVFP4_TOP},
+    [MB_PACKED_INT4] = {&mb_tiles_int4, 0},
+    [MB_PACKED_INT8] = {&mb_tiles_int8, 0},
+};
+
+static const struct form *form_of(const struct mb_walk *walk) { return &forms[walk->packing->format]; }
+
+// Whether tiles could decode all factors that they noted.
+static bool decoded(const struct mb_walk *walk, __m512i top)
 {
-    static const struct mb_tiles *const tiles[MB_PACKED_FORMATS] = {
-        [MB_PACKED_BF16] = &mb_tiles_bf16, [MB_PACKED_FP8] = &mb_tiles_fp8, [MB_PACKED_FP4] = &mb_tiles_fp4};
-    return tiles[walk->packing->format];
+    return _mm512_cmpgt_epu8_mask(top, _mm512_set1_epi8((char)form_of(walk)->top)) == 0;
 }
 
-// Where a chunk of strip s of a panel begins; the panel after one is strips 2 and 3 of it.
+// Where a strip of a panel begins; the panel after one is strips 2 and 3 of it.
+static const uint8_t *strip_of(const struct mb_walk *walk, int64_t panel, int s)
+{
+    return (const uint8_t *)walk->packed + (size_t)(2 * panel + s) * mb_strip_layout_of(walk->packing).strip_bytes;
+}
+
+// Where a chunk of it begins.
 static const uint8_t *codes_of(const struct mb_walk *walk, int64_t panel, int s, int64_t chunk)
 {
-    static const size_t pair_bytes[MB_PACKED_FORMATS] = {
-        [MB_PACKED_BF16] = 128, [MB_PACKED_FP8] = 64, [MB_PACKED_FP4] = 34};
-    return (const uint8_t *)walk->packed + (size_t)(2 * panel + s) * mb_strip_layout_of(walk->packing).strip_bytes +
-           (size_t)chunk * MB_CHUNK_PAIRS * pair_bytes[walk->packing->format];
+    const struct mb_strip_layout layout = mb_strip_layout_of(walk->packing);
+    int64_t bytes = layout.chunk_pairs / layout.line_pairs * layout.line_bytes;
+    if (walk->packing->format == MB_PACKED_FP4) bytes = MB_CHUNK / MB_FP4_BLOCK * MB_FP4_BLOCK_BYTES;
+    return strip_of(walk, panel, s) + chunk * bytes;
 }
 
 // The weights of a chunk of `strips` strips of a panel, from strip s0 on.
 static struct mb_span span_of(const struct mb_walk *walk, int64_t panel, int s0, int strips, int64_t chunk)
 {
     const struct mb_strip_layout layout = mb_strip_layout_of(walk->packing);
-    struct mb_span span = {.pairs = mb_min(MB_CHUNK_PAIRS, layout.pairs - chunk * MB_CHUNK_PAIRS)};
+    const struct mb_packed_info info = mb_packed_info_of(walk->packing->format);
+    const int64_t p0 = chunk * layout.chunk_pairs, group = p0 / layout.group_pairs;
+    struct mb_span span = {.pairs = mb_min(layout.chunk_pairs, layout.pairs - p0)};
+    const bool blocks = walk->packing->format == MB_PACKED_FP4;
+    span.group_pairs = blocks ? layout.group_pairs : mb_min(layout.group_pairs, span.pairs);
     for (int s = 0; s < strips; s++) {
+        const uint8_t *strip = strip_of(walk, panel, s0 + s);
         span.weights[s] = codes_of(walk, panel, s0 + s, chunk);
-        if (walk->packing->format != MB_PACKED_FP8) continue;
-        const uint8_t *strip = codes_of(walk, panel, s0 + s, 0);
-        const int64_t group = chunk * (MB_CHUNK_PAIRS / MB_FP8_PAIRS);
+        if (info.factors) span.factors[s] = strip + layout.factors + group * MB_STRIP;
+        if (!info.scaled || layout.late) continue;
         span.scales[s] = (const float *)(const void *)(strip + layout.scales) + group;
         span.full[s] = (const float *)(const void *)(strip + layout.full) + group * MB_STRIP;
     }
@@ -122,12 +152,41 @@ static struct mb_span span_of(const struct mb_walk *walk, int64_t panel, int s0,
 
 static void expand(const struct mb_walk *walk, struct mb_span *span, uint8_t *expanded)
 {
-    for (int s = 0; s < 2; s++, expanded += STRIP_SCRATCH) {
-        if (walk->packing->format == MB_PACKED_BF16) continue;
-        if (walk->packing->format == MB_PACKED_FP8) mb_expand_fp8(span->weights[s], span->pairs, expanded);
-        if (walk->packing->format == MB_PACKED_FP4)
-            mb_expand_fp4(span->weights[s], span->pairs, takes_floats(walk), expanded);
+    const struct mb_tiles *tiles = form_of(walk)->tiles;
+    for (int s = 0; s < 2 && tiles->expand; s++, expanded += STRIP_SCRATCH) {
+        struct mb_span strip = *span;
+        strip.weights[0] = span->weights[s];
+        strip.factors[0] = span->factors[s];
+        tiles->expand(&strip, takes_floats(walk), expanded);
         span->weights[s] = expanded;
+    }
+}
+
+// The sums of a panel where one scale multiplies a whole row's chain: from +0, as every sum begins.
+static void scale_late(const struct mb_walk *walk, int64_t panel, int64_t m, float *sums)
+{
+    const struct mb_strip_layout layout = mb_strip_layout_of(walk->packing);
+    for (int s = 0; s < 2 && layout.late; s++) {
+        const uint8_t *strip = strip_of(walk, panel, s);
+        const struct mb_span span = {.scales = {(const float *)(const void *)(strip + layout.scales)},
+                                     .full = {(const float *)(const void *)(strip + layout.full)}};
+        for (int v = 0; v < 2; v++) {
+            const __m512 scale = mb_scale(&span, 0, 0, v);
+            for (int64_t r = 0; r < m; r++) {
+                float *to = sums + r * MB_PANEL + s * MB_STRIP + 16 * v;
+                const __m512 part = _mm512_mul_ps(scale, _mm512_loadu_ps(to));
+                _mm512_storeu_ps(to, _mm512_add_ps(_mm512_setzero_ps(), part));
+            }
+        }
+    }
+}
+
+// Gives the sums of some panels for rows [r0, r0 + m) away.
+static void finish(const struct mb_walk *walk, int64_t p0, int64_t panels, int64_t r0, int64_t m, float *sums)
+{
+    for (int64_t p = p0; p < p0 + panels; p++, sums += m * MB_PANEL) {
+        scale_late(walk, p, m, sums);
+        walk->finish(walk->call, p, r0, m, sums);
     }
 }
 
@@ -160,10 +219,10 @@ static void run_tiles(const mb_tile *tiles, int64_t most, struct mb_span *span, 
     }
 }
 
-// Sums of `panels` panels, one or two, for few rows. False when FP4 exponents ask for expansion.
+// Sums of `panels` panels, one or two, for few rows. False when factors ask for expansion.
 static bool sum_few(const struct mb_walk *walk, int64_t panel, int64_t panels, const struct scratch *scratch)
 {
-    const struct mb_tiles *tiles = tiles_of(walk);
+    const struct mb_tiles *tiles = form_of(walk)->tiles;
     const int64_t m = walk->rows->m;
     const int shape = panels == 2 ? 2 : m <= tiles->wide_rows ? 1 : 0, strips = 1 << shape;
     const int64_t most = shape == 2 ? MB_FOUR_STRIPS_ROWS : shape == 1 ? tiles->wide_rows : MB_TILE_ROWS;
@@ -178,15 +237,14 @@ static bool sum_few(const struct mb_walk *walk, int64_t panel, int64_t panels, c
             run_tiles(tiles->few[shape], most, &span, scratch->x + c * m * MB_X_STRIDE, MB_X_STRIDE, m, NULL);
         }
     }
-    return _mm512_cmpgt_epu8_mask(top, _mm512_set1_epi8((char)MB_FP4_TOP)) == 0;
+    return decoded(walk, top);
 }
 
 // What to fetch while a chunk of a panel is worked on: the same chunk of the group's next panel, or the next chunk of
 // its first one, or the next group.
 static struct fetch fetch_after(const struct mb_walk *walk, int64_t p0, int64_t panels, int64_t panel, int64_t chunk)
 {
-    static const int64_t strip_calls[MB_PACKED_FORMATS] = {
-        [MB_PACKED_BF16] = 2, [MB_PACKED_FP8] = 1, [MB_PACKED_FP4] = 1};
+    const struct mb_strip_layout layout = mb_strip_layout_of(walk->packing);
     const bool last = chunk + 1 == chunks_of(walk->packing);
     int64_t next = panel + 1;
     if (next == p0 + panels && !last) next = p0;
@@ -194,17 +252,18 @@ static struct fetch fetch_after(const struct mb_walk *walk, int64_t p0, int64_t 
     if (next == p0) chunk++;
     if (next == p0 + panels) chunk = 0;
     return (struct fetch){.strip = {codes_of(walk, next, 0, chunk), codes_of(walk, next, 1, chunk)},
-                          .calls = strip_calls[walk->packing->format],
-                          .each = MB_CHUNK_PAIRS / tiles_of(walk)->line_pairs * 64};
+                          .calls = layout.line_bytes / 64,
+                          .each = layout.chunk_pairs / layout.line_pairs * 64};
 }
 
-// Sums of some panels for rows [r0, r0 + m). With `expands` the codes are expanded, else this is false when
-// FP4 exponents ask for that.
+// Sums of some panels for rows [r0, r0 + m). With `expands` the codes are expanded, else this is false when factors ask
+// for that.
 static bool sum_many(const struct mb_walk *walk, bool expands, int64_t p0, int64_t panels, int64_t r0, int64_t m,
                      const struct scratch *scratch)
 {
-    const bool floats = takes_floats(walk), scaled = walk->packing->format == MB_PACKED_FP8;
-    const struct mb_tiles *tiles = expands ? &mb_tiles_bf16 : tiles_of(walk);
+    const bool floats = takes_floats(walk);
+    const bool scaled = mb_packed_info_of(walk->packing->format).scaled && !mb_strip_layout_of(walk->packing).late;
+    const struct mb_tiles *tiles = expands ? &mb_tiles_bf16 : form_of(walk)->tiles;
     const mb_tile *calls = floats ? mb_tiles_f32[scaled][walk->separate] : tiles->many;
     const int strips = floats ? 2 : tiles->many_strips;
     const int64_t most = floats ? MB_WIDE_ROWS : tiles->many_rows, stride = (floats ? 2 : 1) * MB_X_STRIDE;
@@ -223,7 +282,7 @@ static bool sum_many(const struct mb_walk *walk, bool expands, int64_t p0, int64
             }
         }
     }
-    return expands || _mm512_cmpgt_epu8_mask(top, _mm512_set1_epi8((char)MB_FP4_TOP)) == 0;
+    return expands || decoded(walk, top);
 }
 
 static void walk_few(const struct mb_walk *walk, const struct scratch *scratch)
@@ -236,7 +295,7 @@ static void walk_few(const struct mb_walk *walk, const struct scratch *scratch)
             load_rows(walk, 0, m, c, scratch->x + c * m * MB_X_STRIDE);
         copied = sum_few(walk, p, panels, scratch);
         if (!copied) sum_many(walk, true, p, panels, 0, m, scratch); // overwrites the copied rows
-        for (int64_t i = 0; i < panels; i++) walk->finish(walk->call, p + i, 0, m, scratch->sums + i * m * MB_PANEL);
+        finish(walk, p, panels, 0, m, scratch->sums);
     }
 }
 
@@ -252,8 +311,7 @@ static void walk_many(const struct mb_walk *walk, const struct scratch *scratch)
             m = mb_ceil_div(walk->rows->m - r0, blocks);
             if (!sum_many(walk, takes_floats(walk), p, panels, r0, m, scratch))
                 sum_many(walk, true, p, panels, r0, m, scratch);
-            for (int64_t i = 0; i < panels; i++)
-                walk->finish(walk->call, p + i, r0, m, scratch->sums + i * m * MB_PANEL);
+            finish(walk, p, panels, r0, m, scratch->sums);
         }
     }
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one tile of dot products: rows x both vectors of each strip, all sums in registers. A format's file says first
 // how a strip's bytes become bf16 pairs:
-//   LINE_PAIRS, LINE_BYTES    pairs of inputs that a line holds, and its bytes
-//   BLOCK_PAIRS, BLOCK_BYTES  what repeats along a strip: GROUPS parts of GROUP_PAIRS
-//   SCALED                    a block is a chain of its own; its scaled sum is added to `sums` in memory, so that the
-//                             registers are free for the chains
-//   struct decoder            start: once a tile; enter: strip s at the first line of part g of a block; decode: pair h
-//                             of a line of strip s as two vectors
+//   LINE_PAIRS, LINE_BYTES  pairs of inputs that a line holds, and its bytes
+//   GROUPS, SKIP_BYTES      lines come in blocks of span->group_pairs, in parts with decoding of their own, behind each
+//                           of which are bytes that are no lines
+//   SCALED                  where the span has scales, a block is a chain of its own; its scaled sum is added to `sums`
+//                           in memory, so that the registers are free for the chains
+//   struct decoder          start: once a tile; enter: strip s at the first line of part g of a block; decode: pair h
+//                           of a line of strip s as two vectors
+//   after_block             what expanding a block leaves to be done, see struct mb_tiles
 // `rows`, `strips` and `many` are constants where these are inlined.
 
 // Bytes between what is read and what is fetched. Many rows take long over a line, and memory must have answered well
@@ -22,28 +24,30 @@ MB_INLINE float *sums_at(const struct mb_span *span, const int r, const int v)
     return span->sums + v / 4 * span->panel_sums + r * MB_PANEL + v % 4 * 16;
 }
 
-MB_INLINE void load_sums(const int rows, const int strips, const struct mb_span *span, __m512 sum[MB_TILE_ROWS][8])
+MB_INLINE void load_sums(const int rows, const int strips, const struct mb_span *span, bool scaled,
+                         __m512 sum[MB_TILE_ROWS][8])
 {
     MB_UNROLL for (int r = 0; r < rows; r++)
     {
         MB_UNROLL for (int v = 0; v < 2 * strips; v++)
         {
-            sum[r][v] = SCALED ? _mm512_setzero_ps() : _mm512_loadu_ps(sums_at(span, r, v));
+            sum[r][v] = scaled ? _mm512_setzero_ps() : _mm512_loadu_ps(sums_at(span, r, v));
         }
     }
 }
 
-MB_INLINE void store_sums(const int rows, const int strips, const struct mb_span *span, int64_t block,
+MB_INLINE void store_sums(const int rows, const int strips, const struct mb_span *span, bool scaled, int64_t block,
                           __m512 sum[MB_TILE_ROWS][8])
 {
     MB_UNROLL for (int v = 0; v < 2 * strips; v++)
     {
-        const __m512 scale = SCALED ? mb_scale(span, v / 2, block, v % 2) : _mm512_setzero_ps();
+        const __m512 scale = scaled ? mb_scale(span, v / 2, block, v % 2) : _mm512_setzero_ps();
         MB_UNROLL for (int r = 0; r < rows; r++)
         {
             float *to = sums_at(span, r, v);
-            if (SCALED) sum[r][v] = _mm512_add_ps(_mm512_loadu_ps(to), _mm512_mul_ps(scale, sum[r][v]));
-            _mm512_storeu_ps(to, sum[r][v]);
+            const __m512 value = sum[r][v];
+            _mm512_storeu_ps(to, scaled ? _mm512_add_ps(_mm512_loadu_ps(to), _mm512_mul_ps(scale, value)) : value);
+            sum[r][v] = _mm512_setzero_ps();
         }
     }
 }
@@ -54,15 +58,16 @@ MB_INLINE void tile(const int rows, const int strips, const bool many, const str
     struct decoder decoder;
     const uint8_t *at[4], *next = many ? span->next : span->weights[0]; // few rows fetch nothing through it
     const uint32_t *x = span->x;
+    const bool scaled = SCALED && span->scales[0];
     start(&decoder);
     MB_UNROLL for (int s = 0; s < strips; s++) at[s] = span->weights[s];
-    if (!SCALED) load_sums(rows, strips, span, sum);
-    for (int64_t p = 0, block = 0; p < span->pairs; p += BLOCK_PAIRS, block++) {
-        if (SCALED) load_sums(rows, strips, span, sum);
+    load_sums(rows, strips, span, scaled, sum);
+    for (int64_t p = 0, block = 0; p < span->pairs; p += span->group_pairs, block++) {
         MB_UNROLL for (int g = 0; g < GROUPS; g++)
         {
-            MB_UNROLL for (int s = 0; s < strips; s++) enter(&decoder, span, s, at[s], g);
-            const uint32_t *end = x + mb_min(GROUP_PAIRS, span->pairs - p - g * GROUP_PAIRS);
+            MB_UNROLL for (int s = 0; s < strips; s++) enter(&decoder, span, s, at[s], block, g);
+            const int64_t length = span->group_pairs / GROUPS;
+            const uint32_t *end = x + mb_min(length, span->pairs - p - g * length);
             for (; x < end; x += LINE_PAIRS, next += 64) {
                 if (many) _mm_prefetch((const char *)next, _MM_HINT_T1);
                 MB_UNROLL for (int s = 0; s < strips && !many; s++)
@@ -83,11 +88,40 @@ MB_INLINE void tile(const int rows, const int strips, const bool many, const str
                 MB_UNROLL for (int s = 0; s < strips; s++) at[s] += LINE_BYTES;
             }
         }
-        MB_UNROLL for (int s = 0; s < strips; s++) at[s] += BLOCK_BYTES - BLOCK_PAIRS / LINE_PAIRS * LINE_BYTES;
-        if (SCALED) store_sums(rows, strips, span, block, sum);
+        MB_UNROLL for (int s = 0; s < strips; s++) at[s] += SKIP_BYTES;
+        if (scaled) store_sums(rows, strips, span, true, block, sum);
     }
-    if (!SCALED) store_sums(rows, strips, span, 0, sum);
+    if (!scaled) store_sums(rows, strips, span, false, 0, sum);
 }
+
+#if !defined(STORED_AS_PAIRS)
+static void expand(const struct mb_span *span, bool signed_zeros, uint8_t *to)
+{
+    struct decoder decoder;
+    const uint8_t *line = span->weights[0];
+    start(&decoder);
+    for (int64_t p = 0, block = 0; p < span->pairs; p += span->group_pairs, block++) {
+        const uint8_t *lines = line;
+        uint8_t *const begin = to;
+        for (int g = 0; g < GROUPS; g++) {
+            enter(&decoder, span, 0, line, block, g);
+            const int64_t length = span->group_pairs / GROUPS, pairs = mb_min(length, span->pairs - p - g * length);
+            for (int64_t i = 0; i < pairs; i += LINE_PAIRS, line += LINE_BYTES) {
+                _mm_prefetch((const char *)line + MB_AHEAD, _MM_HINT_T0);
+                MB_UNROLL for (int h = 0; h < LINE_PAIRS; h++, to += 128)
+                {
+                    __m512i w[2];
+                    decode(&decoder, 0, line, h, w);
+                    _mm512_storeu_si512(to, w[0]);
+                    _mm512_storeu_si512(to + 64, w[1]);
+                }
+            }
+        }
+        after_block(span, lines, block, (to - begin) / 128, signed_zeros, begin);
+        line += SKIP_BYTES;
+    }
+}
+#endif
 
 // Tiles by name, and their table.
 #define MB_FEW(STRIPS, R)                                                                                              \

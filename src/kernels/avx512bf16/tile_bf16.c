@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles on bf16 pairs: published bf16 weights where they lie, and FP4 expanded to bf16 in scratch.
+// Tiles on bf16 pairs: published bf16 weights where they lie, and others expanded to bf16 in scratch.
 #include "kernels/avx512bf16/layout.h"
 
-enum { LINE_PAIRS = 1, LINE_BYTES = 128, BLOCK_PAIRS = MB_CHUNK_PAIRS, BLOCK_BYTES = BLOCK_PAIRS * LINE_BYTES };
-enum { GROUPS = 1, GROUP_PAIRS = BLOCK_PAIRS };
+enum { LINE_PAIRS = 1, LINE_BYTES = 128, GROUPS = 1, SKIP_BYTES = 0 };
 #define SCALED false
+#define STORED_AS_PAIRS
 
 struct decoder {
     char none;
 };
 MB_INLINE void start(struct decoder *decoder) { (void)decoder; }
-MB_INLINE void enter(struct decoder *decoder, const struct mb_span *span, const int s, const uint8_t *line, const int g)
+MB_INLINE void enter(struct decoder *decoder, const struct mb_span *span, const int s, const uint8_t *line,
+                     int64_t block, const int g)
 {
-    (void)decoder, (void)span, (void)s, (void)line, (void)g;
+    (void)decoder, (void)span, (void)s, (void)line, (void)block, (void)g;
 }
 MB_INLINE void decode(struct decoder *decoder, const int s, const uint8_t *line, const int h, __m512i *w)
 {
@@ -40,5 +41,4 @@ const struct mb_tiles mb_tiles_bf16 = {
     .many = {[1] = many_2x1, many_2x2, many_2x3, many_2x4, many_2x5, many_2x6},
     .many_strips = 2,
     .many_rows = 6,
-    .line_pairs = LINE_PAIRS,
 };

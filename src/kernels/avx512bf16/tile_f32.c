@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of float32 rows on bf16 pairs (bf16 weights where they lie, FP8 and FP4 expanded): a pair widens to two vectors
+// Tiles of float32 rows on bf16 pairs (bf16 weights where they lie, others expanded): a pair widens to two vectors
 // of float32, inputs ascending. Products and sums fused, or rounded separately where a call asks for that.
 #include "kernels/avx512bf16/layout.h"
 
@@ -34,7 +34,7 @@ MB_INLINE void chains(const int rows, const bool separate, const struct mb_span 
 
 MB_INLINE void tile(const int rows, const bool scaled, const bool separate, const struct mb_span *span)
 {
-    const int64_t length = scaled ? MB_FP8_PAIRS : MB_CHUNK_PAIRS;
+    const int64_t length = scaled ? span->group_pairs : span->pairs;
     for (int64_t p = 0, g = 0; p < span->pairs; p += length, g++) {
         __m512 sum[MB_WIDE_ROWS][4];
         MB_UNROLL for (int r = 0; r < rows; r++)

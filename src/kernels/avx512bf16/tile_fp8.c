@@ -2,22 +2,27 @@
 // Tiles on FP8 codes, decoded in registers.
 #include "kernels/avx512bf16/layout.h"
 
-enum { LINE_PAIRS = 1, LINE_BYTES = 64, BLOCK_PAIRS = MB_FP8_PAIRS, BLOCK_BYTES = BLOCK_PAIRS * LINE_BYTES };
-enum { GROUPS = 1, GROUP_PAIRS = BLOCK_PAIRS };
+enum { LINE_PAIRS = 1, LINE_BYTES = 64, GROUPS = 1, SKIP_BYTES = 0 };
 #define SCALED true
 
 struct decoder {
-    struct mb_fp8_tables tables;
+    struct mb_e4m3_tables tables;
 };
-MB_INLINE void start(struct decoder *decoder) { decoder->tables = mb_fp8_tables_load(); }
-MB_INLINE void enter(struct decoder *decoder, const struct mb_span *span, const int s, const uint8_t *line, const int g)
+MB_INLINE void start(struct decoder *decoder) { decoder->tables = mb_e4m3_load(mb_fp8_high, mb_fp8_low); }
+MB_INLINE void enter(struct decoder *decoder, const struct mb_span *span, const int s, const uint8_t *line,
+                     int64_t block, const int g)
 {
-    (void)decoder, (void)span, (void)s, (void)line, (void)g;
+    (void)decoder, (void)span, (void)s, (void)line, (void)block, (void)g;
 }
 MB_INLINE void decode(struct decoder *decoder, const int s, const uint8_t *line, const int h, __m512i *w)
 {
     (void)s, (void)h;
-    mb_fp8_decode(&decoder->tables, line, &w[0], &w[1]);
+    mb_e4m3_decode(&decoder->tables, line, w);
+}
+MB_INLINE void after_block(const struct mb_span *span, const uint8_t *lines, int64_t block, int64_t pairs,
+                           bool signed_zeros, uint8_t *to)
+{
+    (void)span, (void)lines, (void)block, (void)pairs, (void)signed_zeros, (void)to;
 }
 
 #include "kernels/avx512bf16/tile.inl"
@@ -36,5 +41,5 @@ const struct mb_tiles mb_tiles_fp8 = {
     .many = {[8] = many_1x8, many_1x9, many_1x10, many_1x11, many_1x12},
     .many_strips = 1,
     .many_rows = 12,
-    .line_pairs = LINE_PAIRS,
+    .expand = expand,
 };
