@@ -233,6 +233,74 @@ def step3_names(store):
     return config, result
 
 
+# --- other model types for a family's block: the same keys and names, elsewhere or under another type --------------------
+
+def renamed(model_type, build):
+    """The family's own case with another model_type."""
+    def made(store):
+        config, result = build(store)
+        return {**config, "model_type": model_type}, result
+    return made
+
+
+variant("nllb_moe", prefix=f"model.encoder.layers.{fam.LAYER}.")(renamed("nllb_moe", fam.nllb))
+variant("PanguProMoE")(renamed("PanguProMoE", pangu_pro))
+
+
+@variant("inkling_mm_model", prefix=f"model.llm.layers.{fam.LAYER}.")
+def inkling_wrapped(store):
+    text, result = fam.inkling(store)
+    return {"model_type": "inkling_mm_model", "text_config": text}, result
+
+
+@variant("deepseek_vl_v2", prefix=f"language.model.layers.{fam.LAYER}.")
+def vl_v2(store):
+    config, result = fam.deepseek_ocr2(store)
+    return {**config, "model_type": "deepseek_vl_v2"}, result
+
+
+@variant("longcat_flash_ngram")
+def longcat(store):
+    """Classes E and E + 1 give the row itself back."""
+    null = 2
+    config = {"model_type": "longcat_flash_ngram", "hidden_size": H, "num_layers": LAYERS, "n_routed_experts": E,
+              "moe_topk": K, "expert_ffn_hidden_size": I, "zero_expert_num": null, "zero_expert_type": "identity",
+              "routed_scaling_factor": 6.0, "router_bias": False}
+    x, gate = tokens(store), store.matrix("mlp.router.classifier.weight", E + null, H)
+    bias = store.vector("mlp.router.e_score_correction_bias", E + null, 0.1)
+    experts = store.experts(E, I, H, c.by_proj("mlp."))
+
+    def route(row, t):
+        scores = f.softmax(f.apply(gate, row))
+        ids = f.top([s + b for s, b in zip(scores, bias)], K)
+        return ids, [6.0 * scores[i] for i in ids]
+
+    return config, walk(x, route, lambda row, ids, w, t: f.weighted(
+        ids, w, lambda e: f.glu(*experts[e], row) if e < E else row))
+
+
+@variant("grinmoe")
+def grin(store):
+    """Sparsemixer: of each pick the softmax over the logits near its own."""
+    eps = 0.25
+    config = keys("grinmoe", num_local_experts=E, num_experts_per_tok=2, intermediate_size=I, router_jitter_noise=eps)
+    x, gate = tokens(store), store.matrix("block_sparse_moe.gate.weight", E, H)
+    experts = store.experts(E, I, H, c.by_number("block_sparse_moe."))
+
+    def pick(logits, left):
+        best = max(left, key=lambda i: logits[i])
+        near = [i for i in left if (logits[best] - logits[i]) / max(abs(logits[i]), logits[best]) <= 2 * eps]
+        return best, f.softmax([logits[i] for i in near])[near.index(best)]
+
+    def route(row, t):
+        logits = f.apply(gate, row)
+        first, w1 = pick(logits, range(E))
+        second, w2 = pick(logits, [i for i in range(E) if i != first])
+        return [first, second], [w1, w2]
+
+    return config, walk(x, route, lambda row, ids, w, t: f.weighted(ids, w, lambda e: f.glu(*experts[e], row)))
+
+
 # --- number formats ----------------------------------------------------------------------------------------------------
 
 def e4m3(code):
