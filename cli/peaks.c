@@ -99,6 +99,30 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static void int16_512(int
     LOOP(CHAINS_24)
 #undef STEP
 }
+
+// Two products of bfloat16 tiles, on which level `amx` spends each product of int16 rows.
+__attribute__((target("amx-tile,amx-bf16"))) static void tiles(int64_t steps, volatile float *kept)
+{
+    struct {
+        uint8_t palette, unused[15];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int i = 0; i < 7; i++) shape.row_bytes[i] = 64, shape.rows[i] = 16;
+    __asm__ volatile("ldtilecfg %0" : : "m"(shape));
+    for (int64_t i = 0; i < steps; i++) { // of tiles 3 to 6, zeros at first
+        _tile_dpbf16ps(3, 0, 2);
+        _tile_dpbf16ps(4, 0, 2);
+        _tile_dpbf16ps(5, 0, 2);
+        _tile_dpbf16ps(6, 0, 2);
+        _tile_dpbf16ps(3, 1, 2);
+        _tile_dpbf16ps(4, 1, 2);
+        _tile_dpbf16ps(5, 1, 2);
+        _tile_dpbf16ps(6, 1, 2);
+    }
+    _tile_release();
+    *kept = 0;
+}
 #endif
 
 enum { FLOATS = CLI_PEAK_F32 | CLI_PEAK_BF16 };
@@ -112,6 +136,7 @@ const struct cli_peak cli_peaks[] = {
     {"64-byte float32 multiply-add", MB_CPU_AVX512F, FLOATS, 2.0 * 16 * 24, fma_512},
     {"64-byte bf16 dot product", MB_CPU_AVX512F | MB_CPU_AVX512_BF16, CLI_PEAK_BF16, 4.0 * 16 * 24, dot_512},
     {"64-byte int16 dot product", MB_CPU_AVX512F | MB_CPU_AVX512_VNNI, CLI_PEAK_INT16, 4.0 * 16 * 24, int16_512},
+    {"bf16 tile products, two an int16 one", MB_CPU_AMX_TILE | MB_CPU_AMX_BF16, 0, 2.0 * 16 * 16 * 32 * 4, tiles},
 #endif
 };
 const int cli_peak_count = sizeof cli_peaks / sizeof *cli_peaks;

@@ -13,7 +13,7 @@ enum { CLI_PEAK_F32 = 1, CLI_PEAK_BF16 = 2, CLI_PEAK_INT16 = 4 };
 struct cli_peak {
     const char *name;
     uint32_t features;                                // of mb_cpu_feature; 0: any machine
-    unsigned serves;                                  // of CLI_PEAK_*
+    unsigned serves;                                  // of CLI_PEAK_*; 0: shown, and never a limit
     double flops_per_step;                            // multiply and add counted as two
     void (*run)(int64_t steps, volatile float *kept); // `kept` keeps the products from being optimised away
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPUID for what the processor has, XGETBV for which registers the operating system saves (XCR0). Machines other than
-// x86-64 have none of these features.
+// CPUID for what the processor has, XGETBV for which registers the operating system saves (XCR0). AMX's tiles a process
+// must ask for beside that. Machines other than x86-64 have none of these features.
 #include "kernels/cpu.h"
 
 #include <stddef.h>
@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum output { EAX, EBX, ECX, EDX, OUTPUTS };
 
@@ -39,6 +41,18 @@ static uint64_t saved_state(void)
     return (uint64_t)high << 32 | low;
 }
 
+// Whether this process may use tiles: asked once for all of its threads and children, and granted again when it was. A
+// kernel without the question, or one whose answer is no, leaves the first use of a tile to end the process.
+static bool granted_tiles(void)
+{
+#if defined(SYS_arch_prctl)
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
 static enum mb_cpu_vendor vendor(void)
 {
     uint32_t leaf[OUTPUTS];
@@ -66,6 +80,8 @@ struct mb_cpu mb_cpu_detect(void)
         if (!(leaf[feature_bits[i].output] >> feature_bits[i].bit & 1)) continue;
         if ((saved & feature_bits[i].state) == feature_bits[i].state) cpu.features |= feature_bits[i].feature;
     }
+    const uint32_t tiles = MB_CPU_AMX_TILE | MB_CPU_AMX_BF16 | MB_CPU_AMX_INT8;
+    if ((cpu.features & tiles) && !granted_tiles()) cpu.features &= ~tiles;
     return cpu;
 }
 
@@ -89,7 +105,7 @@ static const struct {
     {MB_CPU_AVX512_VBMI, "it lacks avx512_vbmi"},
     {MB_CPU_AVX512_VNNI, "it lacks avx512_vnni"},
     {MB_CPU_AVX512_BF16, "it lacks avx512_bf16"},
-    {MB_CPU_AMX_TILE, "it lacks amx_tile"},
+    {MB_CPU_AMX_TILE, "it lacks amx_tile, or this process may not use it"},
     {MB_CPU_AMX_BF16, "it lacks amx_bf16"},
     {MB_CPU_AMX_INT8, "it lacks amx_int8"},
 };

@@ -158,7 +158,8 @@ struct mb_kernels {
 
 extern const struct mb_kernels mb_kernels_ref, mb_kernels_generic;
 // x86-64 only
-extern const struct mb_kernels mb_kernels_avx2, mb_kernels_avx512, mb_kernels_avx512vnni, mb_kernels_avx512bf16;
+extern const struct mb_kernels mb_kernels_avx2, mb_kernels_avx512, mb_kernels_avx512vnni, mb_kernels_amx,
+    mb_kernels_avx512bf16;
 
 // All levels of this build, slowest first, ended by NULL.
 extern const struct mb_kernels *const mb_kernel_levels[];

@@ -15,6 +15,7 @@ const struct mb_kernels *const mb_kernel_levels[] = {
     &mb_kernels_avx2,
     &mb_kernels_avx512,
     &mb_kernels_avx512vnni,
+    &mb_kernels_amx,
     &mb_kernels_avx512bf16,
 #endif
     NULL,
@@ -22,10 +23,10 @@ const struct mb_kernels *const mb_kernel_levels[] = {
 
 // The first rule that fits the machine and names a level of this build decides. A flag says that instructions exist,
 // not that they are fast: AMD's bf16 dot product does twice the work of a float32 multiply-add per cycle, Intel's
-// outside the AMX unit half of it, and its int16 dot product twice. With AMX the same holds: its bf16 product
-// (TDPBF16PS) adds the even and the odd inputs of a tile apart and only their sum to the output, which is not the one
-// ascending chain that bf16 compute promises. `int16`: whether AUTO stands for int16 compute where all weights have
-// integers.
+// outside the AMX unit half of it, and its int16 dot product twice. AMX's bf16 product (TDPBF16PS) adds the even and
+// the odd inputs of a tile apart and only their sum to the output: not the one ascending chain that bf16 compute
+// promises, but as good as any where sums are exact, as those of int16 compute are. `int16`: whether AUTO stands for
+// int16 compute where all weights have integers.
 static const struct rule {
     enum mb_cpu_vendor vendor; // MB_CPU_OTHER: any
     uint32_t features;
@@ -35,6 +36,8 @@ static const struct rule {
 } rules[] = {
     {MB_CPU_AMD, MB_CPU_LEVEL_AVX512BF16, "avx512bf16", false,
      "AMD's bf16 dot product outruns its float32 multiply-add"},
+    {MB_CPU_INTEL, MB_CPU_LEVEL_AMX, "amx", true,
+     "Intel's float32 multiply-add outruns its avx512_bf16, and AMX both where sums are exact: in int16 compute"},
     {MB_CPU_INTEL, MB_CPU_LEVEL_AVX512VNNI, "avx512vnni", true,
      "Intel's float32 multiply-add outruns its avx512_bf16, and its int16 dot product both"},
     {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512VNNI, "avx512vnni", false, "the widest float32 multiply-add of this machine"},

@@ -45,7 +45,7 @@ static bool runs(const struct mb_kernels *kernels)
 
 // --- rows -----------------------------------------------------------------------------------------------------------
 
-enum inputs { UNIFORM, OUTLIER_100, OUTLIER_1000, EXTREME, WIDE, SPECIAL, ZEROS, INPUTS };
+enum inputs { UNIFORM, OUTLIER_100, OUTLIER_1000, EXTREME, HUGE_FIT, HUGE_OVER, WIDE, SPECIAL, ZEROS, INPUTS };
 
 static float random_value(enum inputs kind, int64_t k)
 {
@@ -57,6 +57,10 @@ static float random_value(enum inputs kind, int64_t k)
         return unit_random() * (k % 50 == 7 ? 1000.0f : 1.0f);
     case EXTREME: // the largest integer wherever one is
         return next_random() % 2 ? 32767.0f : -32767.0f;
+    case HUGE_FIT: // a scale of 2^103, with which the largest sum of all just stays in range, and twice that
+        return 32767 * 0x1p104f;
+    case HUGE_OVER:
+        return 32767 * 0x1p105f;
     case WIDE:
         return mb_float(next_random());
     case SPECIAL:
@@ -144,7 +148,17 @@ static void test_edges_of_rows(void **state)
 
 // --- kernels --------------------------------------------------------------------------------------------------------
 
-enum weights { PLAIN, LARGEST, ANY_EXPONENT };
+// SMALL: scales whose product with one half (EXTREME rows') is normal, TINY: a denormal.
+enum weights { PLAIN, LARGEST, SMALL, TINY, ANY_EXPONENT };
+
+static uint8_t random_exponent(enum weights kind)
+{
+    const uint32_t random = next_random() >> 8;
+    static const uint8_t small[] = {0, 2, 3}, tiny[] = {0, 1, 2};
+    if (kind == SMALL) return small[random % 3];
+    if (kind == TINY) return tiny[random % 3];
+    return (uint8_t)(kind == ANY_EXPONENT ? random : 113 + random % 15);
+}
 
 struct source {
     struct mb_packing packing;
@@ -164,8 +178,7 @@ static struct source make_source(enum weights kind, int parts, int64_t n, int64_
         for (int64_t i = 0; i < n * s.row_bytes; i++)
             s.codes[part][i] =
                 kind == LARGEST ? (uint8_t)(i / s.row_bytes % 2 ? 0x77 : 0xff) : (uint8_t)(next_random() >> 24);
-        for (int64_t i = 0; i < n * s.groups; i++)
-            s.exponents[part][i] = (uint8_t)(kind == ANY_EXPONENT ? next_random() >> 24 : 120 + next_random() % 15);
+        for (int64_t i = 0; i < n * s.groups; i++) s.exponents[part][i] = random_exponent(kind);
     }
     return s;
 }
@@ -323,6 +336,16 @@ static void test_every_input(void **state)
     }
 }
 
+// Rows that fill several tiles of any height, with scales that are powers of two.
+static void test_tiles(void **state)
+{
+    (void)state;
+    random_state = 5;
+    for (int64_t m = 22; m <= 50; m++) compare_levels(PLAIN, OUTLIER_100, m, 31 + m % 4, 1 + 19 * (m % 17));
+    compare_levels(SMALL, EXTREME, 40, 65, 290);
+    compare_levels(TINY, EXTREME, 40, 65, 290);
+}
+
 // Several chunks of inputs and blocks of rows, wherever a level cuts them.
 static void test_long_rows(void **state)
 {
@@ -459,7 +482,7 @@ int main(void)
         cmocka_unit_test(test_definition),    cmocka_unit_test(test_every_row_count),
         cmocka_unit_test(test_every_input),   cmocka_unit_test(test_long_rows),
         cmocka_unit_test(test_column_ranges), cmocka_unit_test(test_rows_are_independent),
-        cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_pieces),        cmocka_unit_test(test_tiles),
     };
     return cmocka_run_group_tests_name("int16", tests, NULL, NULL);
 }
