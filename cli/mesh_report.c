@@ -16,8 +16,8 @@ struct times {
     uint64_t bytes_read;
 };
 
-static const char *const step_keys[MOEBLOCK_TRAFFIC_STEPS] = {"input",   "dispatch",   "activations",
-                                                              "combine", "whole_rows", "output"};
+static const char *const step_keys[MOEBLOCK_TRAFFIC_STEPS] = {"input",      "dispatch", "activations", "combine",
+                                                              "whole_rows", "output",   "sums"};
 
 static size_t axis_at(const moeblock_mesh *mesh, int axis)
 {
@@ -76,7 +76,7 @@ int cli_mesh_collect(const struct cli_session *session, int64_t tokens, struct c
     const moeblock_block *const block = session->block;
     struct mb_travel travel;
     const int64_t longest = (tokens + mesh->rows - 1) / mesh->rows, chunk = block->backend->chunk_tokens(block);
-    block->backend->travel(block, longest < chunk ? longest : chunk, &travel);
+    block->backend->travel(block, block->set, longest < chunk ? longest : chunk, &travel);
     out->algorithm = mb_travel_choose(block->config->algorithm, &travel);
     if (block->share.ep > 1)
         mb_travel_explain(block->config->algorithm, &travel, out->explain, sizeof out->explain);
@@ -107,6 +107,8 @@ void cli_mesh_print(const struct cli_session *session, const struct cli_mesh_cou
     double sent = 0, bound = 0, travel = 0, hidden = 0;
     if (!mesh || !counts->all) return;
     printf("mesh %d x %d, %s: %s\n", mesh->rows, mesh->columns, mesh->transport.name, counts->explain);
+    if (session->block->share.tp > 1 && session->config->reproducible == MB_REPRODUCIBLE_BATCH)
+        printf("  columns exchange %s\n", session->block->set->columns.why);
     for (int r = 0; r < mesh->size; r++) {
         const struct times *const times = times_of(counts, r);
         printf("  rank %d:  axis 0", r);
@@ -172,7 +174,9 @@ json_t *cli_mesh_json(const struct cli_session *session, const struct cli_mesh_c
     json_object_set_new(object, "mpi", json_string(mesh->transport.name));
     json_object_set_new(object, "algorithm", json_string(mb_algorithm_names[counts->algorithm]));
     json_object_set_new(object, "explain", json_string(counts->explain));
-    json_object_set_new(object, "reproducible", json_string(mb_sums_there(session->block) ? "batch" : "mesh"));
+    json_object_set_new(object, "reproducible",
+                        json_string(session->config->reproducible == MB_REPRODUCIBLE_BATCH ? "batch" : "mesh"));
+    json_object_set_new(object, "exchange", json_string(session->block->set->columns.why));
     cli_json_number(object, "deadline_seconds", mesh->deadline);
     for (int r = 0; r < mesh->size; r++) {
         const struct times *const times = times_of(counts, r);

@@ -17,6 +17,7 @@ enum plan_part {
     PLAN_FAR,
     PLAN_ACTIVATIONS,
     PLAN_COMBINE,
+    PLAN_SUMS,
     PLAN_WHOLE_ROWS,
     PLAN_OUTPUT,
     PLAN_PARTS
@@ -49,6 +50,7 @@ struct plan_mesh {
     enum mb_algorithm algorithm;
     struct mb_travel travel; // how rows travel in a pass, and why so
     char explain[400];
+    struct mb_columns columns; // what they exchange, and why
 };
 
 struct plan {

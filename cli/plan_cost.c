@@ -58,11 +58,13 @@ static moeblock_status measure_ranks(struct walk *w)
 
 // --- time ------------------------------------------------------------------------------------------------------------
 
-// Operations of one row through a feed-forward's columns on the widest rank.
-static double row_flops(const struct mb_ffn_config *ffn, int64_t width, int tp)
+// Operations of one row through the routed or the shared feed-forward's columns on the widest rank.
+static double row_flops(const struct mb_columns *columns, const struct mb_ffn_config *ffn, int64_t width, bool shared)
 {
-    const double inner = (double)mb_ceil_div(ffn->intermediate_size, tp), out = (double)mb_ceil_div(width, tp);
-    return 2.0 * (ffn->gated ? 2 : 1) * (double)width * inner + 2.0 * (double)ffn->intermediate_size * out;
+    const double inner = (double)(shared ? columns->s1 - columns->s0 : columns->i1 - columns->i0);
+    const double out = (double)(shared ? columns->h1 - columns->h0 : columns->d1 - columns->d0);
+    return 2.0 * (ffn->gated ? 2 : 1) * (double)width * inner +
+           2.0 * (columns->sums ? inner : (double)ffn->intermediate_size) * out;
 }
 
 static double compute_seconds(const struct plan_rates *rates, double flops, double bytes)
@@ -84,14 +86,15 @@ static void time_computing(const struct walk *w, int e, double worst[PLAN_PARTS]
     const int64_t width = config->latent_size ? config->latent_size : config->hidden_size;
     const double tokens = (double)r->tokens[e], expert = (double)w->sizes[e].expert_bytes;
     const double fixed = (double)w->sizes[e].packed_bytes - expert * (double)w->sizes[e].experts;
-    const double slot = row_flops(&config->routed, width, w->mesh->tp);
+    const double slot = row_flops(&w->mesh->columns, &config->routed, width, false);
     double own = (double)r->slots[(size_t)e * (size_t)r->ep + (size_t)e], far = 0;
     for (int h = 0; h < r->ep && !config->replicated_batch; h++)
         if (h != e) far += (double)r->slots[(size_t)h * (size_t)r->ep + (size_t)e];
     w->rows[e] += own + far;
     const double logits = (double)config->hidden_size * (double)(config->num_experts + config->router.null_experts);
     double flops = own * slot + tokens * 4.0 * (double)config->hidden_size * (double)config->latent_size;
-    if (config->shared_enabled) flops += tokens * row_flops(&config->shared, config->hidden_size, w->mesh->tp);
+    if (config->shared_enabled)
+        flops += tokens * row_flops(&w->mesh->columns, &config->shared, config->hidden_size, true);
     const double seconds[] = {
         [PLAN_ROUTER] = compute_seconds(rates, 2 * tokens * logits, tokens > 0 ? 2 * logits : 0),
         [PLAN_OWN] = compute_seconds(rates, flops, (double)r->own_busy[e] * expert + (tokens > 0 ? fixed : 0)),
@@ -110,6 +113,7 @@ static void time_pass(struct walk *w)
         [MOEBLOCK_TRAFFIC_COMBINE] = PLAN_COMBINE,
         [MOEBLOCK_TRAFFIC_WHOLE_ROWS] = PLAN_WHOLE_ROWS,
         [MOEBLOCK_TRAFFIC_OUTPUT] = PLAN_OUTPUT,
+        [MOEBLOCK_TRAFFIC_SUMS] = PLAN_SUMS,
     };
     struct plan_mesh *const mesh = w->mesh;
     double worst[PLAN_PARTS] = {0};
@@ -218,7 +222,9 @@ static moeblock_status predict(struct walk *w)
                                          .compute = w->sizes[0].compute,
                                          .x_bytes = w->plan->input_bytes,
                                          .y_bytes = w->plan->input_bytes,
-                                         .sharded = mesh->sharded};
+                                         .sharded = mesh->sharded,
+                                         .sums = w->sizes[0].columns.sums};
+    mesh->columns = w->sizes[0].columns;
     MB_TRY(walk_passes(w));
     summarise(w);
     return MOEBLOCK_OK;

@@ -9,15 +9,13 @@
 
 enum { COLUMN = 12 };
 
-const char *const plan_part_names[PLAN_PARTS] = {"gather x",       "router",
-                                                 "dispatch",       "own rows, shared expert",
-                                                 "rows of others", "gather activations",
-                                                 "combine",        "gather whole rows",
-                                                 "gather y"};
-static const char *const part_keys[PLAN_PARTS] = {"input",       "router",  "dispatch",   "own",   "far",
-                                                  "activations", "combine", "whole_rows", "output"};
-static const char *const step_keys[MOEBLOCK_TRAFFIC_STEPS] = {"input",   "dispatch",   "activations",
-                                                              "combine", "whole_rows", "output"};
+const char *const plan_part_names[PLAN_PARTS] = {
+    "gather x",           "router",  "dispatch",         "own rows, shared expert", "rows of others",
+    "gather activations", "combine", "add partial sums", "gather whole rows",       "gather y"};
+static const char *const part_keys[PLAN_PARTS] = {"input",       "router",  "dispatch", "own",        "far",
+                                                  "activations", "combine", "sums",     "whole_rows", "output"};
+static const char *const step_keys[MOEBLOCK_TRAFFIC_STEPS] = {"input",      "dispatch", "activations", "combine",
+                                                              "whole_rows", "output",   "sums"};
 
 // --- text ------------------------------------------------------------------------------------------------------------
 
@@ -134,9 +132,12 @@ static void print_advice(const struct plan *plan)
 
 static void print_algorithms(const struct plan *plan)
 {
-    for (int i = 0; i < plan->count; i++)
-        if (plan->mesh[i].explain[0])
-            printf("%dx%d: %s\n", plan->mesh[i].shape.rows, plan->mesh[i].shape.columns, plan->mesh[i].explain);
+    for (int i = 0; i < plan->count; i++) {
+        const struct plan_mesh *const mesh = &plan->mesh[i];
+        if (mesh->explain[0]) printf("%dx%d: %s\n", mesh->shape.rows, mesh->shape.columns, mesh->explain);
+        if (mesh->tp > 1 && plan->session.config->reproducible == MB_REPRODUCIBLE_BATCH)
+            printf("%dx%d: columns exchange %s\n", mesh->shape.rows, mesh->shape.columns, mesh->columns.why);
+    }
 }
 
 static void print_text(const struct plan *plan)
@@ -212,6 +213,7 @@ static json_t *mesh_json(const struct plan_mesh *mesh)
     json_object_set_new(object, "seconds", seconds);
     json_object_set_new(object, "algorithm", json_string(mb_algorithm_names[mesh->algorithm]));
     json_object_set_new(object, "explain", json_string(mesh->explain));
+    json_object_set_new(object, "exchange", json_string(mesh->columns.why));
     json_object_set_new(object, "dominant", json_string(part_keys[mesh->dominant]));
     return object;
 }

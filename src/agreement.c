@@ -106,6 +106,7 @@ static void describe_weights(const moeblock_block *block, moeblock_weights *weig
     add(lines, "layer", value);
     add(lines, "stored format", set->format);
     add(lines, "compute", compute[(unsigned)set->compute & 3]);
+    add(lines, "what columns exchange", set->columns.sums ? "sums" : "activations");
     for (int role = 0; role < MB_ROLES; role++) {
         if (!mb_role_wanted(block->config, (enum mb_role)role)) continue;
         snprintf(value, sizeof value, "tensor %.24s", mb_role_key((enum mb_role)role));

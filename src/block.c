@@ -23,9 +23,10 @@ moeblock_status mb_block_pass(struct mb_run *run)
     MB_TRY(backend->combine(run));          // weighted sum at the row's home, ascending expert id
     MB_TRY(backend->compute_shared(run));   // where it was asked to run after the routed experts
     MB_TRY(backend->add_shared(run));
+    MB_TRY(backend->reduce_sums(run)); // reduce-scatter over the TP axis, where columns hold partial sums
     MB_TRY(backend->norm_output(run)); // of whole rows, where the description has a norm
     run->experts_seconds += mb_seconds() - routed;
-    return backend->scatter_output(run); // reduce-scatter over the TP axis when x was gathered
+    return backend->scatter_output(run); // own columns of y when x was gathered, else all of them
 }
 // y, same shape and sharding as x
 

@@ -11,7 +11,7 @@ static moeblock_status measure(moeblock_block *block, const struct mb_size_quest
 {
     MB_TRY(block->backend->size(block, question->format, &block->set, error));
     *out = (struct mb_sizes){
-        .share = block->share,
+        .columns = block->set->columns,
         .experts = block->share.owned,
         .packed_bytes = block->set->packed_bytes,
         .expert_bytes = block->set->expert_packed_bytes,
@@ -19,7 +19,7 @@ static moeblock_status measure(moeblock_block *block, const struct mb_size_quest
         .chunk_tokens = block->backend->chunk_tokens(block),
         .compute = block->set->compute,
     };
-    block->backend->travel(block, question->tokens, &out->travel);
+    block->backend->travel(block, block->set, question->tokens, &out->travel);
     return MOEBLOCK_OK;
 }
 

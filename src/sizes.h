@@ -7,7 +7,7 @@
 #include "backend/backend.h"
 
 struct mb_sizes {
-    struct mb_share share;
+    struct mb_columns columns;
     int64_t experts;         // that the rank holds
     size_t packed_bytes;     // experts, shared expert and latent projections
     size_t expert_bytes;     // of one routed expert's columns

@@ -111,6 +111,18 @@ static void gather(const struct mb_traffic_shape *shape, int c, int64_t rows, in
     }
 }
 
+// Every tensor-parallel rank gives each of the others its columns of `rows` of `total`.
+static void scatter(const struct mb_traffic_shape *shape, int c, int64_t rows, int64_t total, size_t element,
+                    struct mb_traffic *out)
+{
+    for (int i = 0; i < shape->tp; i++) {
+        if (i == c) continue;
+        out->messages++;
+        out->sent += MB_WIRE_HEADER + (uint64_t)(rows * part(total, shape->tp, i)) * element;
+        out->received += MB_WIRE_HEADER + (uint64_t)(rows * part(total, shape->tp, c)) * element;
+    }
+}
+
 static size_t between(const struct mb_routing *routing, int home, int rank)
 {
     return (size_t)home * (size_t)routing->ep + (size_t)rank;
@@ -211,13 +223,16 @@ void mb_traffic_add(const struct mb_traffic_shape *shape, const struct mb_routin
         if (h != e) arrived += routing->slots[(size_t)h * (size_t)shape->ep + (size_t)e];
     if (shape->sharded) gather(shape, c, tokens, config->hidden_size, shape->x_bytes, &out[MOEBLOCK_TRAFFIC_INPUT]);
     if (spread) travel(&(struct parcels){shape, routing, false, row}, e, &out[MOEBLOCK_TRAFFIC_DISPATCH]);
-    struct mb_traffic *activations = &out[MOEBLOCK_TRAFFIC_ACTIVATIONS];
-    if (config->routed_enabled) gather(shape, c, own, config->routed.intermediate_size, element, activations);
-    if (spread) gather(shape, c, arrived, config->routed.intermediate_size, element, activations);
-    if (config->shared_enabled) gather(shape, c, tokens, config->shared.intermediate_size, element, activations);
+    struct mb_traffic *const activations = shape->sums ? NULL : &out[MOEBLOCK_TRAFFIC_ACTIVATIONS];
+    if (activations && config->routed_enabled)
+        gather(shape, c, own, config->routed.intermediate_size, element, activations);
+    if (activations && spread) gather(shape, c, arrived, config->routed.intermediate_size, element, activations);
+    if (activations && config->shared_enabled)
+        gather(shape, c, tokens, config->shared.intermediate_size, element, activations);
+    const int64_t returned = shape->sums ? width : part(width, shape->tp, c); // columns of an output
     if (spread)
-        travel(&(struct parcels){shape, routing, true, (size_t)part(width, shape->tp, c) * output}, e,
-               &out[MOEBLOCK_TRAFFIC_COMBINE]);
+        travel(&(struct parcels){shape, routing, true, (size_t)returned * output}, e, &out[MOEBLOCK_TRAFFIC_COMBINE]);
+    if (shape->sums) scatter(shape, c, tokens, config->hidden_size, output, &out[MOEBLOCK_TRAFFIC_SUMS]);
     if (config->routed_enabled && config->latent_size)
         gather(shape, c, tokens, config->latent_size, sizeof(float), &out[MOEBLOCK_TRAFFIC_WHOLE_ROWS]);
     if (config->out_norm)

@@ -40,6 +40,7 @@ struct mb_traffic_shape {
     moeblock_compute compute;    // no AUTO
     size_t x_bytes, y_bytes;     // of an element
     bool sharded;                // x comes hidden-sharded
+    bool sums;                   // columns exchange partial sums
     enum mb_algorithm algorithm; // no AUTO
 };
 

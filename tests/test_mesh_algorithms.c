@@ -21,9 +21,10 @@ static const char *const cases[] = {"deepseek_v3-bf16", "deepseek_v3-f32",    "g
 enum { CASES = sizeof cases / sizeof *cases };
 
 struct settings {
-    const char *set[4];
+    const char *set[6];
     size_t n_set;
-    bool sharded, all_on_row_0;
+    bool sharded, all_on_row_0, swapped;
+    int threads;
     double tolerance;
 };
 
@@ -31,9 +32,12 @@ static void run_on(const struct golden_case *golden, const struct golden_run *si
                    const struct settings *settings, float *y)
 {
     struct mesh_double *mesh = mesh_double_create(rows, columns);
+    const int tp = settings->swapped ? rows : columns;
     struct scenario scenario = {.golden = golden,
                                 .single = single,
-                                .sharded = settings->sharded && golden->hidden % columns == 0 && columns > 1,
+                                .sharded = settings->sharded && golden->hidden % tp == 0 && tp > 1,
+                                .swapped = settings->swapped,
+                                .threads = settings->threads,
                                 .all_tokens_on_row_0 = settings->all_on_row_0,
                                 .mode = MOEBLOCK_PREFILL,
                                 .set = settings->set,
@@ -119,11 +123,109 @@ static void batch(void **state)
     }
 }
 
+// Columns add partial sums: near one process, the same bytes for any chunk, number of threads, sharding and place of
+// the tokens, and on the mesh turned round. Quantised groups stay whole, so that some columns have none.
+static void partial_sums(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"deepseek_v3-bf16", "deepseek_v3-f32",    "deepseek_v3_fp8",
+                                        "gpt_oss_mxfp4",    "longcat_flash-bf16", "qwen2_moe-bf16",
+                                        "axk1-bf16",        "llama4-bf16",        "gpt_oss-bf16"};
+    static const int shapes[][2] = {{1, 2}, {1, 3}, {2, 2}, {3, 2}, {2, 5}};
+#define SUMS "mesh.reproducible=batch", "mesh.exchange=sums"
+#define TURNED "tensor_parallel.cluster_axis=0", "experts.distributed.dispatch_cluster_axis=1"
+    static const struct settings tries[] = {
+        {.set = {SUMS}, .n_set = 2},
+        {.set = {SUMS, "moe_chunking.chunk_size=1"}, .n_set = 3, .sharded = true},
+        {.set = {SUMS}, .n_set = 2, .all_on_row_0 = true, .threads = 3},
+        {.set = {SUMS, "mesh.algorithm=twolevel"}, .n_set = 3, .sharded = true, .threads = 2},
+        {.set = {SUMS, TURNED}, .n_set = 4, .swapped = true, .sharded = true},
+    };
+    for (size_t c = 0; c < sizeof names / sizeof *names; c++) {
+        struct golden_case golden;
+        struct golden_run single;
+        open_case(names[c], &golden, &single);
+        moeblock_block_info info = {.struct_size = sizeof info};
+        moeblock_block_get_info(single.block, &info);
+        const size_t bytes = (size_t)(golden.tokens * golden.hidden) * sizeof(float);
+        float *first = malloc(bytes), *again = malloc(bytes);
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            for (size_t t = 0; t < sizeof tries / sizeof *tries; t++) {
+                const bool turned = tries[t].swapped;
+                struct settings settings = tries[t];
+                settings.tolerance = info.compute == MOEBLOCK_COMPUTE_F32 ? 1e-6 : 5e-3;
+                run_on(&golden, &single, shapes[i][turned], shapes[i][!turned], &settings, t ? again : first);
+                if (t) assert_memory_equal(again, first, bytes);
+            }
+        }
+        free(first);
+        free(again);
+        golden_run_free(&golden, &single);
+        golden_close(&golden);
+    }
+}
+
+// What columns exchange where they may choose, and why; asked for what cannot be, an error that says why.
+static const struct form {
+    const char *name, *exchange; // mesh.exchange
+    int rows, columns;
+    bool sums;
+    const char *why; // NULL: creating or loading fails with `error`
+    const char *error;
+} forms[] = {
+    {"deepseek_v3-bf16", "auto", 1, 2, true, "partial sums (fewer bytes: ", NULL},
+    {"deepseek_v3-bf16", "auto", 6, 2, false, "activations (fewer bytes: ", NULL},
+    {"deepseek_v3_fp8", "auto", 1, 5, false, "fewer than the ranks", NULL},
+    {"deepseek_v3-bf16", "sums", 6, 2, true, "partial sums (as asked: ", NULL},
+    {"deepseek_v3-bf16", "activations", 1, 2, false, "activations (as asked)", NULL},
+    {"deepseek_v3-bf16", "sums", 2, 1, false, "activations (no tensor parallelism)", NULL},
+    {"nemotron_h_latent-bf16", "auto", 1, 2, false, "activations (the latent projections take whole rows)", NULL},
+    {"nemotron_h_latent-bf16", "sums", 1, 2, false, NULL, "but the latent projections take whole rows"},
+    {"mixtral_gptq_desc_act", "auto", 1, 2, false, "an order of inputs of their own)", NULL},
+};
+
+static void check_form(void *argument, moeblock_mesh *mesh)
+{
+    const struct form *form = argument;
+    char exchange[64];
+    struct golden_case golden;
+    snprintf(exchange, sizeof exchange, "mesh.exchange=%s", form->exchange);
+    golden_open(form->name, &golden);
+    const char *const set[] = {"mesh.reproducible=batch", exchange};
+    const moeblock_context_options threads = {.struct_size = sizeof threads, .threads = 1};
+    const moeblock_config_options options = {
+        .struct_size = sizeof options, .layer = golden.layer, .set = set, .n_set = 2};
+    struct rank_objects rank = {.context = NULL};
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    assert_int_equal(moeblock_context_create(&threads, &rank.context, &error), MOEBLOCK_OK);
+    assert_int_equal(moeblock_config_open(rank.context, golden.folder, &options, &rank.config, &error), MOEBLOCK_OK);
+    assert_int_equal(moeblock_block_create(rank.context, rank.config, mesh, NULL, &rank.block, &error), MOEBLOCK_OK);
+    const moeblock_status status = moeblock_block_load_files(rank.block, golden.folder, NULL, &error);
+    assert_int_equal(status, form->why ? MOEBLOCK_OK : MOEBLOCK_UNSUPPORTED);
+    if (form->why && (rank.block->set->columns.sums != form->sums || !strstr(rank.block->set->columns.why, form->why)))
+        fail_msg("%s: columns exchange %s, expected %s", form->name, rank.block->set->columns.why, form->why);
+    if (form->error && !strstr(error.message, form->error)) fail_msg("%s", error.message);
+    rank_close(&rank);
+    golden_close(&golden);
+}
+
+static void what_columns_exchange(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        struct form form = forms[i];
+        struct mesh_double *mesh = mesh_double_create(form.rows, form.columns);
+        mesh_double_run(mesh, check_form, &form);
+        mesh_double_destroy(mesh);
+    }
+}
+
 struct counted {
     struct scenario scenario;
+    bool sums;               // of the columns
     moeblock_config *config; // what the ranks are told
     moeblock_compute compute;
-    uint64_t combined[2]; // bytes that came back, by enum mb_reproducible
+    uint64_t combined[3]; // bytes that came back: by enum mb_reproducible, with partial sums
 };
 
 // What a rank counted, beside what src/traffic.c predicts of the same routing.
@@ -137,7 +239,12 @@ static void count_rank(void *argument, moeblock_mesh *mesh)
     struct mb_routing routing;
     struct mb_traffic expected[MOEBLOCK_TRAFFIC_STEPS] = {{0}};
     int64_t first[16], count[16];
-    rank_body(&counted->scenario, mesh);
+    struct rank_objects rank;
+    rank_open(&counted->scenario, mesh, golden->tokens, &rank);
+    rank_forward(&counted->scenario, mesh, &rank);
+    const bool sums = rank.block->set->columns.sums;
+    rank_close(&rank);
+    assert_true(sums == counted->sums);
     for (int h = 0; h < mesh->rows; h++) {
         mb_split(golden->tokens, mesh->rows, h, &first[h], &count[h]);
         count[h] -= first[h];
@@ -153,6 +260,7 @@ static void count_rank(void *argument, moeblock_mesh *mesh)
                                            .compute = counted->compute,
                                            .x_bytes = 4,
                                            .y_bytes = 4,
+                                           .sums = sums,
                                            .algorithm = config->algorithm};
     mb_traffic_add(&shape, &routing, mesh->row, mesh->column, expected);
     for (int s = 0; s < MOEBLOCK_TRAFFIC_STEPS; s++) {
@@ -168,7 +276,7 @@ static void count_rank(void *argument, moeblock_mesh *mesh)
             fail_msg("%s, step %d of rank %d: %llu bytes sent, %llu received, expected %llu, %llu", golden->name, s,
                      mesh->rank, (unsigned long long)sent, (unsigned long long)received,
                      (unsigned long long)expected[s].sent, (unsigned long long)expected[s].received);
-        if (mesh->rank == 0 && s == MOEBLOCK_TRAFFIC_COMBINE) counted->combined[config->reproducible] = sent;
+        if (mesh->rank == 0 && s == MOEBLOCK_TRAFFIC_COMBINE) counted->combined[config->reproducible + sums] = sent;
     }
     mb_routing_free(&routing);
     mb_placement_free(&placement);
@@ -178,7 +286,7 @@ static void count_rank(void *argument, moeblock_mesh *mesh)
 static void bytes_as_predicted(void **state)
 {
     (void)state;
-    static const int shapes[][2] = {{2, 2}, {3, 1}, {6, 1}, {12, 1}};
+    static const int shapes[][2] = {{2, 2}, {2, 3}, {3, 1}, {6, 1}, {12, 1}};
     static const char *const names[] = {"alltoall", "allgather", "twolevel"};
     for (int c = 0; c < CASES; c++) {
         struct golden_case golden;
@@ -189,16 +297,20 @@ static void bytes_as_predicted(void **state)
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
             for (int way = 0; way < 3; way++) {
                 struct counted counted = {.compute = info.compute};
-                for (int batch = 0; batch < 2; batch++) {
+                const bool cut = shapes[i][1] > 1 && !single.config->latent_size;
+                for (int form = 0; form < 2 + cut; form++) {
                     char algorithm[64];
+                    const bool batch = form > 0;
                     snprintf(algorithm, sizeof algorithm, "mesh.algorithm=%s", names[way]);
-                    const char *const set[] = {algorithm, batch ? "mesh.reproducible=batch" : "mesh.reproducible=mesh"};
+                    const char *const set[] = {algorithm, batch ? "mesh.reproducible=batch" : "mesh.reproducible=mesh",
+                                               form == 2 ? "mesh.exchange=sums" : "mesh.exchange=activations"};
+                    counted.sums = form == 2;
                     counted.scenario = (struct scenario){.golden = &golden,
                                                          .single = &single,
                                                          .mode = MOEBLOCK_PREFILL,
                                                          .set = set,
-                                                         .n_set = 2,
-                                                         .tolerance = batch ? 4e-3 : 0};
+                                                         .n_set = 3,
+                                                         .tolerance = batch ? 5e-3 : 0};
                     counted.config = mb_config_copy(single.config, &mb_default_allocator);
                     counted.config->algorithm = (enum mb_algorithm)way;
                     counted.config->reproducible = (enum mb_reproducible)batch;
@@ -315,8 +427,14 @@ static void unlike_machines(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_gather),         cmocka_unit_test(two_levels),       cmocka_unit_test(batch),
-        cmocka_unit_test(bytes_as_predicted), cmocka_unit_test(the_quickest_way), cmocka_unit_test(unlike_machines),
+        cmocka_unit_test(all_gather),
+        cmocka_unit_test(two_levels),
+        cmocka_unit_test(batch),
+        cmocka_unit_test(partial_sums),
+        cmocka_unit_test(bytes_as_predicted),
+        cmocka_unit_test(what_columns_exchange),
+        cmocka_unit_test(the_quickest_way),
+        cmocka_unit_test(unlike_machines),
     };
     return cmocka_run_group_tests_name("mesh algorithms", tests, NULL, NULL);
 }

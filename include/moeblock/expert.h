@@ -35,12 +35,16 @@ typedef struct moeblock_expert_build {
     // 1: float32 products and sums are rounded one by one, since a rank of the mesh cannot fuse them. A kind that does
     // its own arithmetic has nothing to do where that is the same everywhere.
     int rounds_apart;
+    // 1, only for kinds whose `splits` is 2: [h0, h1) is everything, and `outer` sums over columns [i0, i1) of the
+    // intermediate alone, which are all that its rows hold; it does not round, and adds a bias where i0 is 0.
+    int partial;
 } moeblock_expert_build;
 
 // One call on rows of one expert. `rows` holds m pointers: to `hidden` elements for inner, to `intermediate`
 // elements for outer; elements are float32 in F32 compute and bfloat16 bits in BF16 compute (INT16 is for built-in
 // kinds alone). Columns [c0, c1) are
-// absolute; out points at column c0 of the first row, out_stride elements from row to row.
+// absolute; out points at column c0 of the first row, out_stride elements from row to row. Of partial sums rows for
+// outer hold i1 - i0 elements, the intermediate's from i0 on.
 // inner writes activations in the rows' element type; outer writes float32, in BF16 compute rounded to bfloat16.
 typedef struct moeblock_expert_call {
     uint32_t struct_size;
@@ -59,7 +63,8 @@ typedef struct moeblock_expert_call {
 typedef struct moeblock_expert_class {
     uint32_t struct_size;
     // 1: inner and outer can compute any column range that is owned. 0: the kind owns everything on every rank and is
-    // called for whole rows only (c0 = 0, c1 = intermediate or hidden); each rank takes its slice.
+    // called for whole rows only (c0 = 0, c1 = intermediate or hidden); each rank takes its slice. 2: as 1, and outer
+    // can give partial sums (moeblock_expert_build.partial).
     int splits;
     moeblock_status (*create)(void *user, const moeblock_expert_build *build, void **self, moeblock_error *error);
     void (*destroy)(void *self);

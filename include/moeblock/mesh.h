@@ -81,8 +81,9 @@ typedef enum moeblock_traffic_step {
     MOEBLOCK_TRAFFIC_ACTIVATIONS = 2, // all-gather of activations, routed and shared (TP)
     MOEBLOCK_TRAFFIC_COMBINE = 3,     // expert outputs to the rows' homes (EP)
     MOEBLOCK_TRAFFIC_WHOLE_ROWS = 4,  // all-gather for a latent's up projection or an output norm (TP)
-    MOEBLOCK_TRAFFIC_OUTPUT = 5,      // reduce-scatter, or all-gather of replicated y (TP)
-    MOEBLOCK_TRAFFIC_STEPS = 6
+    MOEBLOCK_TRAFFIC_OUTPUT = 5,      // all-gather of replicated y (TP)
+    MOEBLOCK_TRAFFIC_SUMS = 6,        // reduce-scatter of partial sums (TP)
+    MOEBLOCK_TRAFFIC_STEPS = 7
 } moeblock_traffic_step;
 
 // Bytes and rows between this rank and others since the mesh was made or the counts were reset, the 32-byte header that

@@ -24,9 +24,17 @@ struct mb_share {
     int ep, ep_index, ep_axis; // ranks that split experts
     int64_t e0, e1;            // range that holds every routed expert owned
     int64_t owned;             // of them; all of the range with contiguous placement
-    int64_t i0, i1, s0, s1;    // columns of the routed and of the shared intermediate
-    int64_t d0, d1;            // columns of the routed output (the latent width where there is one)
-    int64_t h0, h1;            // columns of the hidden size
+    int64_t h0, h1;            // columns of the hidden size: of sharded x and of y
+};
+
+// What this rank computes of its experts, from the form in which tensor-parallel ranks work together
+// (cpu/columns.c).
+struct mb_columns {
+    bool sums;              // partial sums of all outputs, over its part of k; else whole outputs of its columns
+    char why[200];          // the form, and why
+    int64_t i0, i1, s0, s1; // columns of the routed and of the shared intermediate
+    int64_t d0, d1;         // columns of the routed output (the latent width where there is one)
+    int64_t h0, h1;         // columns of the shared output
 };
 
 // What of a weight set is there: all of it, the router, or sizes without any weights.
@@ -38,6 +46,7 @@ struct mb_weight_set {
     enum mb_loaded loaded;
     moeblock_compute compute;
     const char *format;
+    struct mb_columns columns;
     void *router, *routed, *shared; // objects of the kinds below; NULL where the description has none
     struct mb_latent *latent;
     struct mb_shared_factors *shared_gate; // or mixing coefficients
@@ -126,7 +135,7 @@ struct mb_backend {
     void (*unload)(const moeblock_block *block, struct mb_weight_set *set);
     int64_t (*chunk_tokens)(const moeblock_block *block);
     // What decides how rows travel in passes of `tokens` tokens, of any rank.
-    void (*travel)(const moeblock_block *block, int64_t tokens, struct mb_travel *out);
+    void (*travel)(const moeblock_block *block, const struct mb_weight_set *set, int64_t tokens, struct mb_travel *out);
     // Bytes for passes of up to `tokens` tokens with `workers` workers, and the same memory laid out.
     size_t (*workspace_bytes)(const moeblock_block *block, int64_t tokens, int workers);
     void (*workspace_place)(moeblock_workspace *workspace);
@@ -141,6 +150,7 @@ struct mb_backend {
     moeblock_status (*compute_shared)(struct mb_run *run);
     moeblock_status (*combine)(struct mb_run *run);
     moeblock_status (*add_shared)(struct mb_run *run);
+    moeblock_status (*reduce_sums)(struct mb_run *run);
     moeblock_status (*norm_output)(struct mb_run *run);
     moeblock_status (*scatter_output)(struct mb_run *run);
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a rank owns. Whole experts are placed on the EP axis, output columns of every projection are split over the TP
-// axis, never k: no partial sum crosses ranks, so the mesh shape cannot change bits.
+// What a rank owns. Whole experts are placed on the EP axis, columns of x and y on the TP axis; columns of the experts:
+// cpu/columns.c.
 #include <inttypes.h>
 
 #include "backend/backend.h"
@@ -35,10 +35,6 @@ moeblock_status mb_share_make(const moeblock_config *config, const moeblock_mesh
         out->ep = mb_mesh_axis_size(mesh, ep_axis);
         out->ep_index = mb_mesh_axis_index(mesh, ep_axis);
     }
-    const int64_t width = config->latent_size ? config->latent_size : config->hidden_size;
-    mb_share_columns(out, config->routed.intermediate_size, out->tp_index, &out->i0, &out->i1);
-    mb_share_columns(out, config->shared.intermediate_size, out->tp_index, &out->s0, &out->s1);
-    mb_share_columns(out, width, out->tp_index, &out->d0, &out->d1);
     mb_share_columns(out, config->hidden_size, out->tp_index, &out->h0, &out->h1);
     return MOEBLOCK_OK;
 }

@@ -33,6 +33,7 @@ enum mb_placement { MB_PLACED_INTERNAL, MB_PLACED_NONE };
 // How rows travel over the expert-parallel axis, and what the result may depend on (mesh/algorithm.h).
 enum mb_algorithm { MB_ALLTOALL, MB_ALLGATHER, MB_TWOLEVEL, MB_ALGORITHM_AUTO };
 enum mb_reproducible { MB_REPRODUCIBLE_MESH, MB_REPRODUCIBLE_BATCH };
+enum mb_exchanged { MB_EXCHANGE_AUTO, MB_EXCHANGE_ACTIVATIONS, MB_EXCHANGE_SUMS }; // between columns
 enum mb_orientation { MB_OUTPUT_MAJOR, MB_INPUT_MAJOR };
 
 struct mb_router_config {
@@ -110,6 +111,7 @@ struct moeblock_config {
     enum mb_algorithm algorithm;
     double deadline; // seconds
     enum mb_reproducible reproducible;
+    enum mb_exchanged exchanged;
     char placement[1024]; // "contiguous", or the file of a placement table (mesh/placement.h)
 
     struct mb_router_config router;

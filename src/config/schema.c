@@ -57,6 +57,7 @@ static const char *const gate_up_names[] = {"separate", "concatenated", "interle
 static const char *const placement_names[] = {"internal", "none", NULL};
 static const char *const algorithm_names[] = {"alltoall", "allgather", "twolevel", "auto", NULL};
 static const char *const reproducible_names[] = {"mesh", "batch", NULL};
+static const char *const exchanged_names[] = {"auto", "activations", "sums", NULL};
 
 // When the printer shows a key: only where it can change anything.
 static bool is_kind(const struct mb_activation *activation, const char *name)
@@ -154,8 +155,12 @@ const struct mb_schema_row mb_schema[] = {
      .help = "Seconds that a rank waits for another before all give up with an error."},
     {ENUM("mesh.reproducible", reproducible, reproducible_names), .fallback = "\"mesh\"",
      .help = "mesh: the same bits as one process, on any mesh. batch: experts' ranks sum what a row gets there and "
-             "return one row, which is fewer bytes; bits are the same for any batch and from run to run, but not those "
-             "of another mesh."},
+             "return one row, and tensor-parallel ranks may add partial sums (mesh.exchange), which is fewer bytes; "
+             "bits are the same for any batch and from run to run, but not those of another mesh."},
+    {ENUM("mesh.exchange", exchanged, exchanged_names), .fallback = "\"auto\"",
+     .help = "What tensor-parallel ranks exchange with mesh.reproducible batch: activations, each rank then computes "
+             "whole outputs, as with mesh; sums, each rank computes partial sums over its part of the intermediate, "
+             "which a reduce-scatter adds; auto: sums where the weights can be cut so and it is fewer bytes."},
     {TEXT("mesh.placement", placement, 1), .fallback = "\"contiguous\"",
      .help = "Which ranks of the expert-parallel axis hold each expert: contiguous runs, or the file of a table that "
              "`moeblock route --placement` wrote for this mesh. Never changes bits."},

@@ -283,6 +283,14 @@ static moeblock_status check_weights(const struct mb_reader *reader, moeblock_er
 }
 
 // A fixed prefix such as "model.layers.3" names the layer a second time.
+static moeblock_status check_mesh(const struct mb_reader *reader, moeblock_error *error)
+{
+    const moeblock_config *c = reader->config;
+    if (c->exchanged != MB_EXCHANGE_SUMS || c->reproducible == MB_REPRODUCIBLE_BATCH) return MOEBLOCK_OK;
+    FAIL_AT(c->exchanged, "mesh.exchange is \"sums\" but mesh.reproducible is \"mesh\", whose bits partial sums do not "
+                          "keep; say \"batch\" there");
+}
+
 static moeblock_status check_layer(const struct mb_reader *reader, moeblock_error *error)
 {
     const moeblock_config *c = reader->config;
@@ -317,5 +325,6 @@ moeblock_status mb_reader_validate(const struct mb_reader *reader, moeblock_erro
     MB_TRY(check_router(reader, error));
     MB_TRY(check_experts(reader, error));
     MB_TRY(check_weights(reader, error));
+    MB_TRY(check_mesh(reader, error));
     return check_layer(reader, error);
 }

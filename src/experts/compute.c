@@ -7,7 +7,7 @@ void mb_compute_packing(moeblock_compute compute, enum mb_format stored, int64_t
 {
     const struct mb_format_info *format = &mb_format_table[stored];
     out->format = format->f32_compute && compute == MOEBLOCK_COMPUTE_BF16 ? MB_PACKED_BF16 : format->packed;
-    out->group = format->scale_suffix ? group : 0;
+    out->group = !format->scale_suffix ? 0 : group < out->k ? group : out->k; // one group of all inputs may be cut
     out->int16 = compute == MOEBLOCK_COMPUTE_INT16;
 }
 

@@ -80,6 +80,7 @@ static void list_projections(struct ffn *self)
         *next++ = (struct projection){.kind = b->shared ? MB_PROJ_SHARED_GATE : MB_PROJ_GATE,
                                       .rows = b->intermediate,
                                       .columns = b->hidden,
+                                      .k1 = b->hidden,
                                       .first = b->i0,
                                       .end = b->i1};
     }
@@ -88,6 +89,7 @@ static void list_projections(struct ffn *self)
                                   .bias = self->config->gated ? own_i : 0,
                                   .rows = b->intermediate,
                                   .columns = b->hidden,
+                                  .k1 = b->hidden,
                                   .first = b->i0,
                                   .end = b->i1};
     *next++ = (struct projection){.kind = b->shared ? MB_PROJ_SHARED_DOWN : MB_PROJ_DOWN,
@@ -95,6 +97,8 @@ static void list_projections(struct ffn *self)
                                   .bias = self->config->gated ? 2 * own_i : own_i,
                                   .rows = b->hidden,
                                   .columns = b->intermediate,
+                                  .k0 = b->partial ? b->i0 : 0,
+                                  .k1 = b->partial ? b->i1 : b->intermediate,
                                   .first = b->h0,
                                   .end = b->h1};
     self->projection_count = (int)(next - self->projections);
@@ -137,7 +141,7 @@ static struct mb_packing packing_of(const struct ffn *self, const struct project
 {
     struct mb_packing packing = {.parts = self->apart ? 1 : projection->part + 1,
                                  .n = projection->end - projection->first,
-                                 .k = projection->columns};
+                                 .k = projection->k1 - projection->k0};
     mb_compute_packing(self->build.compute, format, group, &packing);
     return packing;
 }
@@ -167,6 +171,8 @@ static struct piece piece_of(const struct ffn *self, const struct projection *pr
                     piece_bytes(self, projection), index, &p.n0, &p.n1, &p.k0, &p.k1);
     p.n0 += projection->first;
     p.n1 += projection->first;
+    p.k0 += projection->k0;
+    p.k1 += projection->k0;
     return p;
 }
 
@@ -233,7 +239,8 @@ static moeblock_status plan(struct ffn *self, moeblock_error *error)
 static void fix_bytes(struct ffn *self)
 {
     self->inner_bytes = mb_round_up(self->kernels->packed_bytes(&self->inner), 64) * (self->apart ? 2 : 1);
-    self->expert_bytes = self->inner_bytes + mb_round_up(self->kernels->packed_bytes(&self->outer), 64);
+    const size_t outer_bytes = self->outer.k ? self->kernels->packed_bytes(&self->outer) : 0;
+    self->expert_bytes = self->inner_bytes + mb_round_up(outer_bytes, 64);
 }
 
 void mb_ffn_size(void *object, enum mb_format format)
@@ -350,6 +357,7 @@ static moeblock_status pack_pieces(struct ffn *self, const struct projection *pr
         .packed = packed_of(self, expert, projection->outer) + (second ? self->inner_bytes / 2 : 0),
         .part = self->apart ? 0 : projection->part,
         .row0 = projection->first,
+        .column0 = projection->k0,
         .turn = matrix.column_stride == 1 ? 0 : index, // pieces of whole rows share no outputs
     };
     void *staging = take_staging(self);
@@ -368,6 +376,12 @@ static moeblock_status pack_pieces(struct ffn *self, const struct projection *pr
     return status;
 }
 
+// One rank adds the bias of a projection whose sums are partial.
+static bool has_bias(const struct ffn *self, const struct projection *projection)
+{
+    return self->config->bias && !(projection->outer && self->build.partial && self->build.i0 > 0);
+}
+
 // Items go expert by expert, projection by projection, piece by piece: the order of the file.
 static moeblock_status pack_item(struct ffn *self, int64_t item, moeblock_error *error)
 {
@@ -375,7 +389,7 @@ static moeblock_status pack_item(struct ffn *self, int64_t item, moeblock_error 
     int64_t index = item % self->items_per_expert;
     const struct projection *projection = self->projections;
     while (index >= projection->items) index -= projection++->items;
-    if (index == 0 && self->config->bias) MB_TRY(load_bias(self, projection, expert, error));
+    if (index == 0 && has_bias(self, projection)) MB_TRY(load_bias(self, projection, expert, error));
     if (projection->pieces == 0) return MOEBLOCK_OK; // only the bias
     return pack_pieces(self, projection, expert, index, error);
 }
@@ -400,7 +414,8 @@ static size_t scratch_bytes(const void *object, int64_t m)
     const struct ffn *self = object;
     if (!self->owned) return 0;
     const size_t inner = mb_ffn_order_scratch(self, false, m) + self->kernels->scratch_bytes(&self->inner, m);
-    const size_t outer = mb_ffn_order_scratch(self, true, m) + self->kernels->scratch_bytes(&self->outer, m);
+    const size_t outer_kernel = self->outer.k ? self->kernels->scratch_bytes(&self->outer, m) : 0;
+    const size_t outer = mb_ffn_order_scratch(self, true, m) + outer_kernel;
     return inner > outer ? inner : outer;
 }
 
@@ -449,6 +464,11 @@ static moeblock_status outer(const void *object, const moeblock_expert_call *cal
     (void)error;
     const struct ffn *self = object;
     const struct projection *down = &self->projections[self->projection_count - 1];
+    if (down->k0 == down->k1) { // no part of a sum
+        for (int64_t r = 0; r < call->m; r++)
+            memset((float *)call->out + r * call->out_stride, 0, (size_t)(call->c1 - call->c0) * sizeof(float));
+        return MOEBLOCK_OK;
+    }
     const void *const *rows = mb_ffn_order_rows(self, down, call->expert, call->rows, call->m, call->scratch);
     const struct mb_project_call kernel_call = {
         .packing = &self->outer,
@@ -456,8 +476,8 @@ static moeblock_status outer(const void *object, const moeblock_expert_call *cal
         .rows = rows_of(self, rows, call->m),
         .n0 = call->c0 - self->build.h0,
         .n1 = call->c1 - self->build.h0,
-        .bias = bias_of(self, call->expert, down->bias),
-        .round = self->build.compute != MOEBLOCK_COMPUTE_F32 && !self->unrounded,
+        .bias = has_bias(self, down) ? bias_of(self, call->expert, down->bias) : NULL,
+        .round = self->build.compute != MOEBLOCK_COMPUTE_F32 && !self->unrounded && !self->build.partial,
         .out = call->out,
         .out_stride = call->out_stride,
         .scratch = (char *)call->scratch + mb_ffn_order_scratch(self, true, call->m),
@@ -468,7 +488,7 @@ static moeblock_status outer(const void *object, const moeblock_expert_call *cal
 
 const moeblock_expert_class mb_expert_ffn = {
     .struct_size = sizeof mb_expert_ffn,
-    .splits = 1,
+    .splits = 2,
     .create = create,
     .destroy = destroy,
     .need = mb_ffn_need,

@@ -17,6 +17,7 @@ struct projection {
     bool outer;            // packed in `outer` rather than `inner`
     int part;              // of that packing
     int64_t rows, columns; // stored
+    int64_t k0, k1;        // columns owned
     int64_t first, end;    // rows owned
     int64_t bias;          // place of the own biases among an expert's
     int64_t pieces;        // of one expert, packed one by one; 0 when packed with the gate

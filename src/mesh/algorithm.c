@@ -22,6 +22,8 @@ static double hit_chance(const struct mb_travel *t)
     return 1 - missed;
 }
 
+double mb_travel_rows(const struct mb_travel *travel) { return (travel->ranks - 1) * hit_chance(travel); }
+
 void mb_travel_costs(const struct mb_travel *t, struct mb_travel_cost out[MB_ALGORITHMS])
 {
     const double tokens = (double)t->tokens, others = t->ranks - 1, k = (double)t->k;

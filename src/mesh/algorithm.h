@@ -30,6 +30,8 @@ struct mb_travel_cost {
 
 extern const char *const mb_algorithm_names[MB_ALGORITHMS + 1];
 
+// Rows that a rank's token sends to other ranks, and that these send back where they sum: the mean.
+double mb_travel_rows(const struct mb_travel *travel);
 void mb_travel_costs(const struct mb_travel *travel, struct mb_travel_cost out[MB_ALGORITHMS]);
 // What `asked` stands for. AUTO is the quickest; allgather never is, since it sends as many messages as alltoall.
 enum mb_algorithm mb_travel_choose(enum mb_algorithm asked, const struct mb_travel *travel);

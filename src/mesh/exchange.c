@@ -22,6 +22,7 @@ static const char *const step_names[] = {
     [MOEBLOCK_TRAFFIC_COMBINE] = "combine",
     [MOEBLOCK_TRAFFIC_WHOLE_ROWS] = "gathering whole rows",
     [MOEBLOCK_TRAFFIC_OUTPUT] = "handing out y",
+    [MOEBLOCK_TRAFFIC_SUMS] = "adding partial sums",
 };
 
 static int place_of(const struct mb_exchange *exchange, int peer) { return exchange->first + peer * exchange->stride; }

@@ -141,9 +141,10 @@ struct mb_target {
     const struct mb_kernels *kernels;
     const struct mb_packing *packing;
     void *packed;
-    int part;     // of the packing
-    int64_t row0; // the matrix's row that is output 0: a rank's own range starts there
-    int64_t turn; // threads that pack all outputs of neighbouring inputs start at different outputs by it
+    int part;        // of the packing
+    int64_t row0;    // the matrix's row that is output 0: a rank's own range starts there
+    int64_t column0; // and its column that is input 0
+    int64_t turn;    // threads that pack all outputs of neighbouring inputs start at different outputs by it
 };
 
 // Reads and packs outputs [n0, n1) x inputs [k0, k1) of `matrix`. Converts when the packed format differs from the

@@ -166,8 +166,11 @@ moeblock_status mb_matrix_pack(moeblock_weights *weights, const struct mb_matrix
     struct mb_loaded loaded;
     if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK;
     MB_TRY(stage(weights, matrix, target->packing, &rectangle, staging, &loaded, error));
-    const struct mb_piece bounds = {
-        .part = target->part, .n0 = n0 - target->row0, .n1 = n1 - target->row0, .k0 = k0, .k1 = k1};
+    const struct mb_piece bounds = {.part = target->part,
+                                    .n0 = n0 - target->row0,
+                                    .n1 = n1 - target->row0,
+                                    .k0 = k0 - target->column0,
+                                    .k1 = k1 - target->column0};
     pack_part(target, &loaded, &bounds, 0, 1);
     return MOEBLOCK_OK;
 }
@@ -206,8 +209,11 @@ moeblock_status mb_matrix_pack_pair(moeblock_weights *weights, const struct mb_p
     mb_pair_rows(pair, n0, n1, &rectangle.n0, &rectangle.n1);
     MB_TRY(stage(weights, &pair->joint, target->packing, &rectangle, staging, &loaded, error));
     for (int part = 0; part < 2; part++) {
-        const struct mb_piece bounds = {
-            .part = part, .n0 = n0 - target->row0, .n1 = n1 - target->row0, .k0 = k0, .k1 = k1};
+        const struct mb_piece bounds = {.part = part,
+                                        .n0 = n0 - target->row0,
+                                        .n1 = n1 - target->row0,
+                                        .k0 = k0 - target->column0,
+                                        .k1 = k1 - target->column0};
         pack_part(target, &loaded, &bounds, part * pair->part_step, pair->row_step);
     }
     return MOEBLOCK_OK;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decides what to read for a rectangle of a matrix: one range that covers it, or line by line when too much of the
-// range belongs to others (the other half of a fused gate/up, the other ranks' columns).
+// range belongs to others (the other half of a fused gate/up, the other ranks' columns), always when lines are cut.
 #include "weights/matrix_load.h"
 
 #include "base/arith.h"
@@ -49,7 +49,9 @@ static struct plan plan_codes(const struct mb_matrix *matrix, const struct mb_re
     const int64_t first = (int64_t)matrix->code_offset + r->n0 * matrix->row_stride + r->k0 * matrix->column_stride;
     const int64_t covering = (count - 1) * stride + length, wanted = count * length;
     const size_t line_bytes = (size_t)bytes_of(matrix, length);
-    const bool cover = covering <= wanted + wanted / 4 || (line_bytes < SHORT_LINE_BYTES && covering <= 2 * wanted);
+    const bool part = rows && length < matrix->columns && count > 1; // of its lines; the rest is other ranks'
+    const bool cover =
+        !part && (covering <= wanted + wanted / 4 || (line_bytes < SHORT_LINE_BYTES && covering <= 2 * wanted));
     struct plan plan = {.line_stride = stride};
     plan.lines.first = bytes_of(matrix, first);
     plan.lines.stride = bytes_of(matrix, stride);

@@ -24,6 +24,17 @@ class Counters(unittest.TestCase):
                         with self.subTest(mpi=mpi, copies="of every third expert"):
                             check.with_mpi(mpi, "3x1", inputs)
 
+    def test_partial_sums(self):
+        """Each column reads its part of every row of down; near one process, the same bytes in other passes."""
+        for form in ("bf16", "f32"):
+            with tempfile.TemporaryDirectory(prefix="moeblock-test-") as folder:
+                inputs = check.Inputs(folder, form)
+                inputs.choose(reproducible="batch", exchange="sums")
+                for mpi in MPIS:
+                    for mesh in ("2x2", "1x2", "2x3"):
+                        with self.subTest(mpi=mpi, mesh=mesh, form=form):
+                            self.assertIn("columns exchange sums: near one process", check.with_mpi(mpi, mesh, inputs))
+
     def test_the_dispatch_is_at_its_lower_bound(self):
         """Rows of 1,024, 64 experts in 8 groups."""
         with tempfile.TemporaryDirectory(prefix="moeblock-test-") as folder:

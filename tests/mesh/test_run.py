@@ -58,8 +58,11 @@ class Run(unittest.TestCase):
                          ("--reproducible", "batch")):
                 with self.subTest(mpi=mpi, more=more):
                     self.check_report(self.run_mesh(mpi, "4x1", *more)["mesh"], 4, 1, bool(more))
-            with self.subTest(mpi=mpi, mesh="2x2"):
-                self.check_report(self.run_mesh(mpi, "2x2")["mesh"], 2, 2, False)
+            for more in ((), ("--reproducible", "batch", "--set", "mesh.exchange=sums")):
+                with self.subTest(mpi=mpi, mesh="2x2", more=more):
+                    report = self.run_mesh(mpi, "2x2", *more)["mesh"]
+                    self.check_report(report, 2, 2, bool(more))
+                    self.assertIn("partial sums (as asked" if more else "activations (the bits", report["exchange"])
 
     def check_report(self, mesh, rows, columns, other):
         """What left is what arrived, for each axis and step; alltoall sends at most 5 % more than it must."""
@@ -68,7 +71,7 @@ class Run(unittest.TestCase):
         size = os.path.getsize(os.path.join(self.model, "model.safetensors"))
         sent = bound = 0
         for axis in (0, 1):
-            for step in ("input", "dispatch", "activations", "combine", "whole_rows", "output"):
+            for step in ("input", "dispatch", "activations", "combine", "whole_rows", "output", "sums"):
                 steps = [rank["axes"][axis]["steps"][step] for rank in mesh["ranks"]]
                 for out, back in (("bytes_sent", "bytes_received"), ("rows_sent", "rows_received")):
                     self.assertEqual(sum(s[out] for s in steps), sum(s[back] for s in steps), (axis, step))

@@ -25,6 +25,14 @@ class Simulator(unittest.TestCase):
                     inputs.choose(algorithm=algorithm)
                     check.simulate(mesh, inputs)
 
+    def test_partial_sums(self):
+        with tempfile.TemporaryDirectory(prefix="moeblock-test-") as folder:
+            inputs = check.Inputs(folder)
+            inputs.choose(reproducible="batch", exchange="sums")
+            for mesh in ("4x8", "16x4"):
+                with self.subTest(mesh=mesh):
+                    self.assertIn("columns exchange sums: near one process", check.simulate(mesh, inputs))
+
     def test_the_originals_flow(self):
         """256 experts, 8 a token, 8 groups on its own 32 devices, x sharded and replicated, block and adapter."""
         program = check.program("simulated", "mesh_equivalence")

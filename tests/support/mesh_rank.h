@@ -17,8 +17,10 @@ struct scenario {
     moeblock_mode mode;
     const char *const *set;
     size_t n_set;
+    int threads;      // of a rank; 0: one
     double tolerance; // relative rms of a rank's part of y; 0: the same bytes
     float *y;         // [tokens][hidden], where every rank lays its part; NULL: nowhere
+    bool y_is_own;    // no other rank lays anything there
 };
 
 // A rank's own context, block and workspace.

@@ -481,7 +481,8 @@ struct mesh_job {
     const float *x, *aux, *y;
     const int32_t *ids;
     bool sharded;
-    int64_t held; // tokens of the workspace
+    const char *const *set; // of mesh.reproducible batch: near one process, the same bytes in other passes; NULL: mesh
+    int64_t held;           // tokens of the workspace
     int64_t given_k;
     const int32_t *given_ids;
     const float *given_weights;
@@ -495,6 +496,39 @@ static void compare_rows(const struct mesh_job *job, moeblock_mesh *mesh, const 
         if (memcmp(found + t * width, wanted + t * stride, (size_t)width * sizeof *found))
             fail_msg("rank %d,%d of %d x %d: token %d differs for %s", mesh->row, mesh->column, mesh->rows,
                      mesh->columns, (int)t, job->text);
+}
+
+// Relative to all of y: a rank may have rows that come to almost nothing.
+static void near_rows(const struct mesh_job *job, const float *found, const float *wanted, const float *all,
+                      int64_t tokens, int64_t width, int64_t stride)
+{
+    const double most = job->compute == MOEBLOCK_COMPUTE_F32 ? 1e-5 : 2e-2;
+    double error = 0, size = 0;
+    for (int64_t i = 0; i < TOKENS * stride; i++) size += (double)all[i] * (double)all[i];
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t i = 0; i < width; i++) {
+            const double apart = (double)found[t * width + i] - (double)wanted[t * stride + i];
+            error += apart * apart;
+        }
+    if (!(error <= most * most * size)) fail_msg("%g from one process for %s", sqrt(error / size), job->text);
+}
+
+// Another workspace, other passes, the same bytes.
+static void compare_passes(const struct mesh_job *job, const moeblock_block *block, const moeblock_forward_input *input,
+                           const moeblock_forward_output *output)
+{
+    const int64_t count = output->y.dims[0] * output->y.dims[1];
+    float *const again = malloc((size_t)(count + 1) * sizeof *again);
+    moeblock_workspace *workspace = NULL;
+    moeblock_error e = {MOEBLOCK_OK, ""};
+    moeblock_forward_output other = {.struct_size = sizeof other, .y = output->y};
+    other.y.data = again;
+    if (moeblock_workspace_create(block, 2, NULL, 0, &workspace, &e) ||
+        moeblock_block_forward(block, workspace, input, &other, &e))
+        fail_msg("%s: %s", e.message, job->text);
+    assert_memory_equal(again, output->y.data, (size_t)count * sizeof *again);
+    moeblock_workspace_destroy(&workspace);
+    free(again);
 }
 
 static void run_rank(void *argument, moeblock_mesh *mesh)
@@ -512,7 +546,8 @@ static void run_rank(void *argument, moeblock_mesh *mesh)
     moeblock_workspace *workspace = NULL;
     moeblock_error e = {MOEBLOCK_OK, ""};
     moeblock_status status = moeblock_context_create(&one_thread, &context, &e);
-    if (!status) status = moeblock_config_parse(context, job->text, strlen(job->text), "random", NULL, &config, &e);
+    const moeblock_config_options set = {.struct_size = sizeof set, .set = job->set, .n_set = mesh && job->set ? 2 : 0};
+    if (!status) status = moeblock_config_parse(context, job->text, strlen(job->text), "random", &set, &config, &e);
     if (!status) status = moeblock_block_create(context, config, mesh, &options, &block, &e);
     if (!status) status = moeblock_block_load_weights(block, job->tensors, job->n, &e);
     if (!status) status = moeblock_workspace_create(block, job->held, NULL, 0, &workspace, &e);
@@ -533,12 +568,18 @@ static void run_rank(void *argument, moeblock_mesh *mesh)
     if (mb_reads_aux(config)) input.aux = array_of(config, (float *)(uintptr_t)(job->aux + t0 * hidden));
     input.aux.dims[0] = tokens;
     if (mesh && moeblock_block_forward(block, workspace, &input, &output, &e)) fail_msg("%s: %s", e.message, job->text);
-    if (mesh) compare_rows(job, mesh, y, job->y + t0 * hidden + h0, tokens, own, hidden);
+    if (mesh && job->set) compare_passes(job, block, &input, &output);
+    if (mesh && job->set)
+        near_rows(job, y, job->y + t0 * hidden + h0, job->y, tokens, own, hidden);
+    else if (mesh)
+        compare_rows(job, mesh, y, job->y + t0 * hidden + h0, tokens, own, hidden);
     if (mesh) assert_memory_equal(ids, job->ids + t0 * k, (size_t)(tokens * k) * sizeof *ids);
     if (moeblock_block_forward_experts(block, workspace, &input.x, job->given_ids + t0 * job->given_k,
                                        job->given_weights + t0 * job->given_k, job->given_k, &output.y, &e))
         fail_msg("%s: %s", e.message, job->text);
-    if (mesh)
+    if (mesh && job->set)
+        near_rows(job, y, job->given_y + t0 * hidden + h0, job->given_y, tokens, own, hidden);
+    else if (mesh)
         compare_rows(job, mesh, y, job->given_y + t0 * hidden + h0, tokens, own, hidden);
     else
         memcpy(job->given_y, y, (size_t)(tokens * hidden) * sizeof *y);
@@ -564,7 +605,7 @@ static void give_ids(int64_t k, int64_t classes, int32_t *ids, float *weights)
 }
 
 static void compare_on_meshes(const char *text, moeblock_context *context, const moeblock_config *config,
-                              enum mb_format format, int rows, int columns, bool wild)
+                              enum mb_format format, int rows, int columns, bool wild, const char *const *set)
 {
     static float x[TOKENS * 192], aux[TOKENS * 192], given_y[TOKENS * 192], given_weights[TOKENS * 16];
     static int32_t given_ids[TOKENS * 16];
@@ -583,6 +624,7 @@ static void compare_on_meshes(const char *text, moeblock_context *context, const
                            .aux = aux,
                            .y = expected.y,
                            .ids = expected.ids,
+                           .set = set,
                            .held = 16 * TOKENS,
                            .given_k = given_k,
                            .given_ids = given_ids,
@@ -601,13 +643,16 @@ static void compare_on_meshes(const char *text, moeblock_context *context, const
 }
 
 // Whether the description is a valid one; then it was compared.
-static bool on_meshes(const char *text, enum mb_format format, int rows, int columns, bool wild)
+static bool on_meshes(const char *text, enum mb_format format, int rows, int columns, bool wild, bool batch)
 {
     moeblock_context *context = NULL;
     moeblock_config *config = NULL;
     assert_int_equal(moeblock_context_create(NULL, &context, NULL), MOEBLOCK_OK);
     const bool valid = moeblock_config_parse(context, text, strlen(text), "random", NULL, &config, NULL) == MOEBLOCK_OK;
-    if (valid) compare_on_meshes(text, context, config, format, rows, columns, wild);
+    // Latent experts and orders of inputs are not cut along k: there sums are an error.
+    const bool cut = valid && columns > 1 && !config->latent_size && !mb_format_suffix(format, MB_PART_ORDER);
+    const char *const set[] = {"mesh.reproducible=batch", cut ? "mesh.exchange=sums" : "mesh.exchange=auto"};
+    if (valid) compare_on_meshes(text, context, config, format, rows, columns, wild, batch ? set : NULL);
     moeblock_config_destroy(&config);
     moeblock_context_destroy(&context);
     return valid;
@@ -625,7 +670,25 @@ static void random_meshes(void **state)
         const int experts = counts[next_random(5)];
         describe(text, format, experts, 1 + (int)next_random((uint32_t)experts));
         const int rows = 1 + (int)next_random(4), columns = 1 + (int)next_random(4);
-        valid += on_meshes(text, format, rows, columns, round % 4 == 3);
+        valid += on_meshes(text, format, rows, columns, round % 4 == 3, false);
+    }
+    print_message("%d of %d descriptions were valid\n", valid, MESH_ROUNDS);
+    assert_true(valid >= MESH_ROUNDS / 3);
+}
+
+// Rows summed at the experts' ranks, partial sums added by the columns, some of which may have no part of k.
+static void random_sums(void **state)
+{
+    (void)state;
+    static char text[TEXT];
+    static const int counts[] = {1, 2, 3, 4, 8};
+    int valid = 0;
+    for (int round = 0; round < MESH_ROUNDS; round++) {
+        const enum mb_format format = (enum mb_format)next_random(MB_FORMATS);
+        const int experts = counts[next_random(5)];
+        describe(text, format, experts, 1 + (int)next_random((uint32_t)experts));
+        const int rows = 1 + (int)next_random(3), columns = 1 + (int)next_random(4);
+        valid += on_meshes(text, format, rows, columns, false, true);
     }
     print_message("%d of %d descriptions were valid\n", valid, MESH_ROUNDS);
     assert_true(valid >= MESH_ROUNDS / 3);
@@ -638,13 +701,13 @@ static void wide_choices_on_a_mesh(void **state)
     static const char text[] =
         "{\"model\": {\"hidden_size\": 2, \"num_experts\": 4, \"num_experts_per_tok\": 1}, \"router\": {\"type\": "
         "\"linear\"}, \"experts\": {\"distributed\": {\"intermediate_size\": 3, \"activation\": \"silu\"}}}";
-    for (int round = 0; round < 20; round++) assert_true(on_meshes(text, MB_FORMAT_BF16, 4, 1, false));
+    for (int round = 0; round < 20; round++) assert_true(on_meshes(text, MB_FORMAT_BF16, 4, 1, false, false));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(joint_projections), cmocka_unit_test(random_blocks),
-                                       cmocka_unit_test(random_operators), cmocka_unit_test(random_meshes),
-                                       cmocka_unit_test(wide_choices_on_a_mesh)};
+                                       cmocka_unit_test(random_operators),  cmocka_unit_test(random_meshes),
+                                       cmocka_unit_test(random_sums),       cmocka_unit_test(wide_choices_on_a_mesh)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

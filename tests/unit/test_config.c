@@ -521,6 +521,9 @@ static const struct {
     {WITH("\"expert_groups\":1", "", ""),
      "2: unknown key \"router.config.expert_groups\"; docs/config.md lists the keys"},
     {WITH("", "", ",\"config\":{\"a\":1}"), "3: unknown key \"experts.config.a\"; docs/config.md lists the keys"},
+    {WITH("", "", "},\"mesh\":{\"exchange\":\"sums\""), "3: mesh.exchange is \"sums\" but mesh.reproducible is "
+                                                        "\"mesh\", whose bits partial sums do not keep; say \"batch\" "
+                                                        "there"},
     {WITH("", "", "},\"chunking\":{\"\":1"), "3: key \"\" in chunking is empty"},
     {WITH("", "", "},\"router.type\":\"topk\",\"chunking\":{"),
      "key \"router.type\" has a dot in its name; write nested objects"},

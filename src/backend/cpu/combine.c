@@ -28,7 +28,7 @@ static moeblock_status round_task(struct mb_run *run, int64_t index, int worker,
 {
     (void)worker, (void)error;
     const struct mb_buffers *b = mb_buffers_of(run);
-    const int64_t own = run->block->share.d1 - run->block->share.d0;
+    const int64_t own = run->set->columns.d1 - run->set->columns.d0;
     const int64_t end = mb_min(run->arrived, (index + 1) * MB_TASK_TOKENS);
     for (int64_t r = index * MB_TASK_TOKENS; r < end; r++) {
         const int64_t place = place_of_sum(run, r);
@@ -52,8 +52,9 @@ static moeblock_status return_outputs(struct mb_run *run)
 {
     const moeblock_block *block = run->block;
     const struct mb_share *share = &block->share;
+    const struct mb_columns *columns = &run->set->columns;
     struct mb_buffers *b = mb_buffers_of(run);
-    const size_t one = (size_t)(share->d1 - share->d0) * mb_output_bytes(run->set);
+    const size_t one = (size_t)(columns->d1 - columns->d0) * mb_output_bytes(run->set);
     struct mb_exchange *exchange = mb_exchange_begin(block->mesh, share->ep_axis, MOEBLOCK_TRAFFIC_COMBINE);
     if (run->algorithm == MB_TWOLEVEL && mb_relay_group(share->ep) > 1)
         mb_exchange_relay(exchange, b->relay_first, b->relay_second, b->relay);
@@ -92,7 +93,7 @@ static moeblock_status return_outputs(struct mb_run *run)
 static void add_returned(struct mb_run *run, float *sum, int64_t place, float weight)
 {
     const struct mb_buffers *b = mb_buffers_of(run);
-    const int64_t own = run->block->share.d1 - run->block->share.d0;
+    const int64_t own = run->set->columns.d1 - run->set->columns.d0;
     const struct mb_kernels *kernels = run->block->context->kernels;
     if (run->set->compute == MOEBLOCK_COMPUTE_F32) {
         kernels->accumulate(sum, (const float *)b->returned + place * own, weight, own);
@@ -125,8 +126,9 @@ static void add_sums(struct mb_run *run, int64_t t, float *sum)
     }
 }
 
-// A token's slots in ascending id; null experts have the largest ids and come last.
-static void sum_slots(struct mb_run *run, int64_t t, float *sum)
+// A token's slots in ascending id; null experts have the largest ids and come last. What is no sum over k, they and the
+// output bias, is added by the column that owns y's: `owned` begins there.
+static void sum_slots(struct mb_run *run, int64_t t, float *sum, float *owned)
 {
     const moeblock_config *config = run->block->config;
     const struct mb_share *share = &run->block->share;
@@ -138,7 +140,7 @@ static void sum_slots(struct mb_run *run, int64_t t, float *sum)
         const int32_t id = b->ids[slot];
         if (id >= mb_all_experts(config)) {
             if (config->router.null_kind == MB_NULL_IDENTITY)
-                run->block->context->kernels->accumulate(sum, b->x + t * config->hidden_size + share->h0,
+                run->block->context->kernels->accumulate(owned, b->x + t * config->hidden_size + share->h0,
                                                          b->weights[slot], share->h1 - share->h0);
         } else if (id >= 0 && share->ep > 1 && !sums) {
             add_returned(run, sum, b->return_place[slot], on_input ? 1.0f : b->weights[slot]);
@@ -151,16 +153,18 @@ static moeblock_status sum_task(struct mb_run *run, int64_t index, int worker, m
     (void)worker, (void)error;
     const moeblock_config *config = run->block->config;
     const struct mb_share *share = &run->block->share;
+    const struct mb_columns *columns = &run->set->columns;
     struct mb_buffers *b = mb_buffers_of(run);
-    const int64_t own = share->d1 - share->d0, end = mb_min(run->n, (index + 1) * MB_TASK_TOKENS);
+    const int64_t d0 = columns->sums ? share->h0 : columns->d0, d1 = columns->sums ? share->h1 : columns->d1;
+    const int64_t own = columns->d1 - columns->d0, end = mb_min(run->n, (index + 1) * MB_TASK_TOKENS);
     const bool scales = config->router.scale_on == MB_SCALE_OUTPUT && !run->given_ids;
     const float scale = (float)config->router.scale;
     for (int64_t t = index * MB_TASK_TOKENS; t < end; t++) {
-        float *sum = b->routed + t * own;
+        float *sum = b->routed + t * own, *owned = sum + (d0 - columns->d0);
         if (share->ep > 1 || !config->routed_enabled) memset(sum, 0, (size_t)own * sizeof *sum);
-        if (config->routed_enabled && (share->ep > 1 || config->router.null_experts)) sum_slots(run, t, sum);
+        if (config->routed_enabled && (share->ep > 1 || config->router.null_experts)) sum_slots(run, t, sum, owned);
         for (int64_t c = 0; scales && c < own; c++) sum[c] *= scale;
-        for (int64_t c = 0; run->set->output_bias && c < own; c++) sum[c] += run->set->output_bias[share->d0 + c];
+        for (int64_t c = d0; run->set->output_bias && c < d1; c++) owned[c - d0] += run->set->output_bias[c];
     }
     return MOEBLOCK_OK;
 }

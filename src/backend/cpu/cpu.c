@@ -29,6 +29,7 @@ const struct mb_backend mb_backend_cpu = {
     .compute_shared = mb_cpu_compute_shared,
     .combine = mb_cpu_combine,
     .add_shared = mb_cpu_add_shared,
+    .reduce_sums = mb_cpu_reduce_sums,
     .norm_output = mb_cpu_norm_output,
     .scatter_output = mb_cpu_scatter_output,
 };
@@ -38,12 +39,12 @@ void mb_cpu_begin(struct mb_run *run)
     const size_t bytes = mb_carry_bytes(run->block);
     struct mb_travel travel;
     if (bytes) memset(mb_buffers_of(run)->carry, 0, bytes);
-    mb_cpu_travel(run->block, run->longest, &travel);
+    mb_cpu_travel(run->block, run->set, run->longest, &travel);
     run->algorithm = mb_travel_choose(run->block->config->algorithm, &travel);
 }
 
 // The same for all ranks: of columns that differ by one the wider.
-void mb_cpu_travel(const moeblock_block *block, int64_t tokens, struct mb_travel *out)
+void mb_cpu_travel(const moeblock_block *block, const struct mb_weight_set *set, int64_t tokens, struct mb_travel *out)
 {
     const moeblock_mesh *mesh = block->mesh;
     *out = (struct mb_travel){
@@ -51,8 +52,9 @@ void mb_cpu_travel(const moeblock_block *block, int64_t tokens, struct mb_travel
         .tokens = tokens,
         .experts = mb_max(1, mb_all_experts(block->config)),
         .k = mb_min(mb_all_slots(block->config), mb_max(1, mb_all_experts(block->config))),
-        .row = mb_row_bytes(block->set, block->routed_width),
-        .output = (size_t)mb_ceil_div(block->routed_width, block->share.tp) * mb_output_bytes(block->set),
+        .row = mb_row_bytes(set, block->routed_width),
+        .output =
+            (size_t)mb_ceil_div(block->routed_width, set->columns.sums ? 1 : block->share.tp) * mb_output_bytes(set),
         .sums = mb_sums_there(block),
         .same_tokens = block->config->replicated_batch,
     };
@@ -144,11 +146,11 @@ moeblock_status mb_kind_status(const char *what, const struct mb_registered *kin
     return status;
 }
 
-static moeblock_status uneven_columns(struct mb_run *run, int index, int64_t found, int64_t expected)
+moeblock_status mb_run_uneven(struct mb_run *run, int index, int64_t found, int64_t expected)
 {
     moeblock_error error;
     mb_fail(&error, MOEBLOCK_MISMATCH,
-            "gathering columns: rank %d of axis %d has %" PRId64 " rows, this rank %" PRId64
+            "exchanging columns: rank %d of axis %d has %" PRId64 " rows, this rank %" PRId64
             "; all tensor-parallel ranks must hold the same tokens",
             index, run->block->share.tp_axis, found, expected);
     return mb_run_fail(run, &error);
@@ -180,7 +182,7 @@ moeblock_status mb_gather_columns(struct mb_run *run, const struct mb_gather *g)
         mb_share_columns(share, g->total, i, &begin, &end);
         const size_t bytes = (size_t)(end - begin) * g->element;
         if (i != share->tp_index && (peer->received != (size_t)g->rows * bytes || peer->rows != g->rows))
-            return uneven_columns(run, i, peer->rows, g->rows);
+            return mb_run_uneven(run, i, peer->rows, g->rows);
         const char *from = peer->receive;
         for (int64_t r = 0; r < g->rows; r++, from += bytes)
             memcpy((char *)g->whole + (size_t)(r * g->total + begin) * g->element, from, bytes);

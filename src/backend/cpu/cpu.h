@@ -87,6 +87,7 @@ struct mb_buffers {
     float *routed_all, *routed_full; // latent on tp > 1: gathered parts, [n][L]
     float *lifted;                   // [n][own H]: the routed part at the hidden size (routed itself without a latent)
     float *shared;                   // [n][own H]
+    float *finished;                 // [n][y's own H]: lifted itself, unless that holds partial sums of all of H
     char *y_mine, *y_all;            // tp > 1: own columns of y in its dtype, all parts; [n][H] floats each
 
     struct mb_item *items; // work list of a phase
@@ -175,6 +176,8 @@ moeblock_status mb_run_fail(struct mb_run *run, const moeblock_error *error);
 // An exchange with the run's status in its headers; what others report becomes the run's failure.
 moeblock_status mb_run_start(struct mb_run *run, struct mb_exchange *exchange);
 moeblock_status mb_run_finish(struct mb_run *run, struct mb_exchange *exchange);
+// Fails the run: rank `index` of the TP axis has other rows than this one.
+moeblock_status mb_run_uneven(struct mb_run *run, int index, int64_t found, int64_t expected);
 void mb_run_trace_mesh(const struct mb_run *run, const char *what, int axis, size_t bytes);
 
 // n floats as a row of experts, in BF16 and INT16 (in F32 they are one).
@@ -189,6 +192,12 @@ moeblock_status mb_round_sums(struct mb_run *run);
 
 void mb_run_trace(const struct mb_run *run, const char *what, int64_t a, int64_t b);
 
+// columns.c: what each tensor-parallel rank computes, for what is stored, and for a format that it would be stored in.
+moeblock_status mb_columns_stored(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
+                                  struct mb_weight_set *set, moeblock_error *error);
+moeblock_status mb_columns_sized(const moeblock_block *block, enum mb_format format, struct mb_weight_set *set,
+                                 moeblock_error *error);
+
 // The steps (one file each).
 moeblock_status mb_cpu_load(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
                             const moeblock_load_options *options, struct mb_weight_set **out, moeblock_error *error);
@@ -196,7 +205,7 @@ moeblock_status mb_cpu_size(const moeblock_block *block, enum mb_format format, 
                             moeblock_error *error);
 void mb_cpu_unload(const moeblock_block *block, struct mb_weight_set *set);
 int64_t mb_cpu_chunk_tokens(const moeblock_block *block);
-void mb_cpu_travel(const moeblock_block *block, int64_t tokens, struct mb_travel *out);
+void mb_cpu_travel(const moeblock_block *block, const struct mb_weight_set *set, int64_t tokens, struct mb_travel *out);
 size_t mb_cpu_workspace_bytes(const moeblock_block *block, int64_t tokens, int workers);
 void mb_cpu_workspace_place(moeblock_workspace *workspace);
 void mb_cpu_begin(struct mb_run *run);
@@ -209,6 +218,7 @@ moeblock_status mb_cpu_compute_received(struct mb_run *run);
 moeblock_status mb_cpu_compute_shared(struct mb_run *run);
 moeblock_status mb_cpu_combine(struct mb_run *run);
 moeblock_status mb_cpu_add_shared(struct mb_run *run);
+moeblock_status mb_cpu_reduce_sums(struct mb_run *run);
 moeblock_status mb_cpu_norm_output(struct mb_run *run);
 moeblock_status mb_cpu_scatter_output(struct mb_run *run);
 

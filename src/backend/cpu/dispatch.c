@@ -266,7 +266,7 @@ static void sort_slots(struct mb_run *run)
 
 static size_t output_bytes(const struct mb_run *run)
 {
-    return (size_t)(run->block->share.d1 - run->block->share.d0) * mb_output_bytes(run->set);
+    return (size_t)(run->set->columns.d1 - run->set->columns.d0) * mb_output_bytes(run->set);
 }
 
 moeblock_status mb_cpu_dispatch(struct mb_run *run)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fourth step, two phases with the mesh's gather of activations between them: inner (rows -> activations) over a work
 // list of (expert, columns), outer (activations -> outputs) by output columns, each task walking the experts in
-// ascending order, so that a token's sum has one order whoever computes it. The shared expert stands in the same work
+// ascending order, so that a token's sum has one order whoever computes it. Where columns add partial sums nothing is
+// gathered: outer takes this rank's activations to all outputs. The shared expert stands in the same work
 // lists when the description says parallel_with_moe.
 #include <string.h>
 
@@ -42,19 +43,32 @@ static moeblock_status scale_task(struct mb_run *run, int64_t index, int worker,
     return MOEBLOCK_OK;
 }
 
-// Where inner writes: straight to whole rows, or to this rank's part when columns are gathered afterwards.
+// Whether columns exchange activations of the routed or the shared experts.
+static bool gathers(const struct mb_run *run, bool shared)
+{
+    return run->block->share.tp > 1 && !run->set->columns.sums && (shared || routed_of(run)->splits);
+}
+
+// Activations of a row that outer reads: this rank's where its sums are partial, else all of them.
+static int64_t outer_width(const struct mb_run *run, bool shared)
+{
+    const moeblock_config *config = run->block->config;
+    const struct mb_columns *columns = &run->set->columns;
+    if (columns->sums) return shared ? columns->s1 - columns->s0 : columns->i1 - columns->i0;
+    return shared ? config->shared.intermediate_size : config->routed.intermediate_size;
+}
+
+// Where inner writes: straight to what outer reads, or to this rank's part when columns are gathered afterwards.
 static void *activations(const struct mb_run *run, bool shared, int64_t row, int64_t column, int64_t *stride)
 {
     const struct mb_buffers *b = mb_buffers_of(run);
-    const struct mb_share *share = &run->block->share;
-    const moeblock_config *config = run->block->config;
-    const bool part = share->tp > 1 && (shared || routed_of(run)->splits);
-    const int64_t c0 = shared ? share->s0 : share->i0, c1 = shared ? share->s1 : share->i1;
-    const int64_t whole = shared ? config->shared.intermediate_size : config->routed.intermediate_size;
+    const struct mb_columns *columns = &run->set->columns;
+    const bool part = gathers(run, shared);
+    const int64_t c0 = shared ? columns->s0 : columns->i0, c1 = shared ? columns->s1 : columns->i1;
     char *base =
         part ? (shared ? b->shared_part : b->activation_part) : (shared ? b->shared_activation : b->activation);
-    *stride = part ? c1 - c0 : whole;
-    return base + (size_t)(row * *stride + column - (part ? c0 : 0)) * mb_element_bytes(run->set);
+    *stride = part ? c1 - c0 : outer_width(run, shared);
+    return base + (size_t)(row * *stride + column - (part || columns->sums ? c0 : 0)) * mb_element_bytes(run->set);
 }
 
 static moeblock_status inner_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
@@ -88,17 +102,16 @@ static moeblock_status gather_activations(struct mb_run *run, bool routed, bool 
     struct mb_buffers *b = mb_buffers_of(run);
     const moeblock_config *config = run->block->config;
     const size_t element = mb_element_bytes(run->set);
-    const bool gathers = run->block->share.tp > 1;
-    if (routed && gathers && routed_of(run)->splits)
+    if (routed && gathers(run, false))
         MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_ACTIVATIONS, b->activation_part, run->slots,
                                                           b->slots_most, config->routed.intermediate_size, element,
                                                           b->activation_all, b->activation}));
-    if (shared && gathers)
+    if (shared && gathers(run, true))
         MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_ACTIVATIONS, b->shared_part, run->n,
                                                           run->workspace->tokens, config->shared.intermediate_size,
                                                           element, b->shared_all, b->shared_activation}));
-    const size_t routed_bytes = (size_t)config->routed.intermediate_size * element;
-    const size_t shared_bytes = (size_t)config->shared.intermediate_size * element;
+    const size_t routed_bytes = (size_t)outer_width(run, false) * element;
+    const size_t shared_bytes = (size_t)outer_width(run, true) * element;
     for (int64_t s = 0; routed && s < run->slots; s++)
         b->activation_row[s] = (const char *)b->activation + (size_t)s * routed_bytes;
     for (int64_t t = 0; shared && t < run->n; t++)
@@ -122,7 +135,7 @@ static moeblock_status routed_integers_task(struct mb_run *run, int64_t index, i
 {
     (void)worker, (void)error;
     struct mb_buffers *b = mb_buffers_of(run);
-    const int64_t width = run->block->config->routed.intermediate_size;
+    const int64_t width = outer_width(run, false);
     to_integers(run, index, run->slots, width, b->activation_row, b->activation_integers);
     return MOEBLOCK_OK;
 }
@@ -131,7 +144,7 @@ static moeblock_status shared_integers_task(struct mb_run *run, int64_t index, i
 {
     (void)worker, (void)error;
     struct mb_buffers *b = mb_buffers_of(run);
-    const int64_t width = run->block->config->shared.intermediate_size;
+    const int64_t width = outer_width(run, true);
     to_integers(run, index, run->n, width, b->shared_row, b->shared_integers);
     return MOEBLOCK_OK;
 }
@@ -149,8 +162,9 @@ static void deliver(struct mb_run *run, int64_t s0, int64_t m, const float *tile
 {
     struct mb_buffers *b = mb_buffers_of(run);
     const struct mb_share *share = &run->block->share;
+    const struct mb_columns *columns = &run->set->columns;
     const struct mb_kernels *kernels = run->block->context->kernels;
-    const int64_t own = share->d1 - share->d0, at = c0 - share->d0, n = c1 - c0;
+    const int64_t own = columns->d1 - columns->d0, at = c0 - columns->d0, n = c1 - c0;
     for (int64_t i = 0; i < m; i++) {
         const struct mb_slot *slot = b->slot + s0 + i;
         const float *out = tile + i * stride;
@@ -195,10 +209,11 @@ static moeblock_status routed_columns(struct mb_run *run, int64_t c0, int64_t c1
 {
     struct mb_buffers *b = mb_buffers_of(run);
     const struct mb_share *share = &run->block->share;
-    const int64_t own = share->d1 - share->d0;
+    const struct mb_columns *columns = &run->set->columns;
+    const int64_t own = columns->d1 - columns->d0;
     const int64_t summed = share->ep == 1 ? run->n : mb_sums_there(run->block) ? run->arrived : 0;
     for (int64_t t = 0; t < summed; t++)
-        memset(sums_of(run) + t * own + (c0 - share->d0), 0, (size_t)(c1 - c0) * sizeof(float));
+        memset(sums_of(run) + t * own + (c0 - columns->d0), 0, (size_t)(c1 - c0) * sizeof(float));
     int64_t most = 1; // rows of any expert
     for (int64_t e = share->e0; e < share->e1; e++)
         most = mb_max(most, b->expert_begin[e - share->e0 + 1] - b->expert_begin[e - share->e0]);
@@ -220,15 +235,15 @@ static moeblock_status routed_columns(struct mb_run *run, int64_t c0, int64_t c1
 static moeblock_status shared_columns(struct mb_run *run, int64_t c0, int64_t c1, int worker, moeblock_error *error)
 {
     struct mb_buffers *b = mb_buffers_of(run);
-    const struct mb_share *share = &run->block->share;
-    const int64_t own = share->h1 - share->h0;
+    const struct mb_columns *columns = &run->set->columns;
+    const int64_t own = columns->h1 - columns->h0;
     const moeblock_expert_call call = {
         .struct_size = sizeof call,
         .m = run->n,
         .rows = b->shared_row,
         .c0 = c0,
         .c1 = c1,
-        .out = b->shared + (c0 - share->h0),
+        .out = b->shared + (c0 - columns->h0),
         .out_stride = own,
         .scratch = mb_scratch(run, worker),
     };

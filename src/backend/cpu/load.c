@@ -104,6 +104,7 @@ static moeblock_status create_experts(const moeblock_block *block, bool shared, 
     const moeblock_expert_class *kind = registered->class_copy;
     const moeblock_config *config = block->config;
     const struct mb_share *share = &block->share;
+    const struct mb_columns *columns = &set->columns;
     moeblock_expert_build build = {
         .struct_size = sizeof build,
         .context = block->context,
@@ -116,12 +117,13 @@ static moeblock_status create_experts(const moeblock_block *block, bool shared, 
         .intermediate = shared ? config->shared.intermediate_size : config->routed.intermediate_size,
         .e0 = shared ? 0 : share->e0,
         .e1 = shared ? 1 : share->e1,
-        .i0 = shared ? share->s0 : share->i0,
-        .i1 = shared ? share->s1 : share->i1,
-        .h0 = shared ? share->h0 : share->d0,
-        .h1 = shared ? share->h1 : share->d1,
+        .i0 = shared ? columns->s0 : columns->i0,
+        .i1 = shared ? columns->s1 : columns->i1,
+        .h0 = shared ? columns->h0 : columns->d0,
+        .h1 = shared ? columns->h1 : columns->d1,
         .owns = !shared && share->owned < share->e1 - share->e0 ? block->owns + share->e0 : NULL,
         .rounds_apart = block->rounds_apart && set->compute == MOEBLOCK_COMPUTE_F32,
+        .partial = columns->sums,
     };
     if (!kind->splits) {
         build.i0 = build.h0 = 0;
@@ -249,6 +251,7 @@ static moeblock_status load_all(const moeblock_block *block, moeblock_weights *w
                                 const moeblock_load_options *options, struct mb_weight_set *set, moeblock_error *error)
 {
     MB_TRY(resolve_compute(block, weights, layer, set, error));
+    MB_TRY(mb_columns_stored(block, weights, layer, set, error));
     MB_TRY(load_router(block, weights, layer, set, error));
     MB_TRY(load_experts(block, weights, layer, options, set, error));
     return load_rest(block, weights, layer, set, error);
@@ -305,6 +308,7 @@ static moeblock_status size_all(const moeblock_block *block, enum mb_format form
         return mb_fail(error, MOEBLOCK_UNSUPPORTED,
                        "sizing the block for int16 compute: %s has no exact integers as mxfp4 has; choose compute auto",
                        set->format);
+    MB_TRY(mb_columns_sized(block, format, set, error));
     if (block->router_kind) MB_TRY(create_router(block, set, error));
     for (int shared = 0; shared < 2; shared++) {
         if (!kinds[shared]) continue;

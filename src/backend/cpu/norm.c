@@ -12,7 +12,7 @@
 static const float *whole_rows(const struct mb_run *run)
 {
     const struct mb_buffers *b = mb_buffers_of(run);
-    return run->block->share.tp > 1 ? (const float *)(const void *)b->y_mine : b->lifted;
+    return run->block->share.tp > 1 ? (const float *)(const void *)b->y_mine : b->finished;
 }
 
 static moeblock_status norm_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
@@ -28,7 +28,7 @@ static moeblock_status norm_task(struct mb_run *run, int64_t index, int worker, 
         float sum = 0.0f;
         for (int64_t i = 0; i < hidden; i++) sum = sum + row[i] * row[i];
         const float scale = 1.0f / sqrtf(sum / (float)hidden + (float)config->rms_norm_eps);
-        float *out = b->lifted + t * own;
+        float *out = b->finished + t * own;
         for (int64_t c = 0; c < own; c++)
             out[c] = mb_one_nan(row[share->h0 + c] * scale * run->set->out_norm[share->h0 + c]);
     }
@@ -40,7 +40,7 @@ moeblock_status mb_cpu_norm_output(struct mb_run *run)
     struct mb_buffers *b = mb_buffers_of(run);
     if (!run->set->out_norm || run->given_ids) return MOEBLOCK_OK;
     if (run->block->share.tp > 1)
-        MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_WHOLE_ROWS, b->lifted, run->n,
+        MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_WHOLE_ROWS, b->finished, run->n,
                                                           run->workspace->tokens, run->block->config->hidden_size,
                                                           sizeof(float), b->y_all, b->y_mine}));
     return mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), norm_task);

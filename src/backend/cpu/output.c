@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Last steps: routed + shared, one rounding to y's dtype, and y back in the form in which x came: own columns when it
-// was hidden-sharded (reduce-scatter), gathered otherwise.
+// Last steps: routed + shared, partial sums of the columns added, one rounding to y's dtype, and y back in the form in
+// which x came: own columns when it was hidden-sharded, gathered otherwise.
 #include <string.h>
 
 #include "backend/array.h"
@@ -16,9 +16,9 @@ static moeblock_status shared_task(struct mb_run *run, int64_t index, int worker
 {
     (void)error;
     const moeblock_config *config = run->block->config;
-    const struct mb_share *share = &run->block->share;
+    const struct mb_columns *columns = &run->set->columns;
     struct mb_buffers *b = mb_buffers_of(run);
-    const int64_t own = share->h1 - share->h0, first = index * MB_TASK_TOKENS;
+    const int64_t own = columns->h1 - columns->h0, first = index * MB_TASK_TOKENS;
     const int64_t count = mb_min(MB_TASK_TOKENS, run->n - first);
     for (int64_t i = 2 * first; i < 2 * (first + count); i++) b->factors[i] = 1.0f;
     if (run->set->shared_gate)
@@ -56,12 +56,12 @@ static moeblock_status convert_task(struct mb_run *run, int64_t index, int worke
     const size_t row = (size_t)own * moeblock_dtype_bytes(y->dtype);
     for (int64_t t = index * MB_TASK_TOKENS; t < end; t++) {
         void *to = gathers(run) ? b->y_mine + (size_t)t * row : mb_array_row(y, run->first + t);
-        mb_from_floats(to, b->lifted + t * own, y->dtype, own);
+        mb_from_floats(to, b->finished + t * own, y->dtype, own);
     }
     return MOEBLOCK_OK;
 }
 
-// The reduce-scatter of the original hands out finished columns: each has exactly one owner, who holds it already.
+// Finished columns have exactly one owner each, who holds them already.
 moeblock_status mb_cpu_scatter_output(struct mb_run *run)
 {
     const struct mb_share *share = &run->block->share;
@@ -70,7 +70,7 @@ moeblock_status mb_cpu_scatter_output(struct mb_run *run)
     const size_t element = moeblock_dtype_bytes(y->dtype);
     const int64_t hidden = run->block->config->hidden_size;
     MB_TRY(mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), convert_task));
-    if (run->sharding == MOEBLOCK_SHARDED)
+    if (run->sharding == MOEBLOCK_SHARDED && !run->set->columns.sums)
         mb_run_trace_mesh(run, "reduce_scatter", share->tp_axis, (size_t)(run->n * (share->h1 - share->h0)) * element);
     if (!gathers(run)) return MOEBLOCK_OK;
     MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_OUTPUT, b->y_mine, run->n,

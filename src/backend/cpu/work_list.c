@@ -43,18 +43,19 @@ static int64_t routed_rows(const struct mb_run *run, int64_t expert)
 int64_t mb_list_inner(struct mb_run *run, bool routed, bool shared, int64_t *routed_items)
 {
     const struct mb_share *share = &run->block->share;
+    const struct mb_columns *columns = &run->set->columns;
     struct list list = list_of(run);
-    const int64_t shared_cost = inner_cost(run->n), columns = share->i1 - share->i0;
-    if (shared) list.left += shared_cost * (share->s1 - share->s0);
+    const int64_t shared_cost = inner_cost(run->n), own = columns->i1 - columns->i0;
+    if (shared) list.left += shared_cost * (columns->s1 - columns->s0);
     for (int64_t e = share->e0; routed && e < share->e1; e++)
-        if (routed_rows(run, e)) list.left += inner_cost(routed_rows(run, e)) * columns;
+        if (routed_rows(run, e)) list.left += inner_cost(routed_rows(run, e)) * own;
     for (int64_t e = share->e0; routed && e < share->e1; e++) {
         if (!routed_rows(run, e)) continue;
         const moeblock_expert_class *kind = run->block->routed_kind->class_copy;
         const int64_t inner = run->block->config->routed.intermediate_size;
         run->active_experts++;
         if (kind->splits) {
-            list_columns(&list, false, e, share->i0, share->i1, mb_task_columns(kind, run->set->routed),
+            list_columns(&list, false, e, columns->i0, columns->i1, mb_task_columns(kind, run->set->routed),
                          inner_cost(routed_rows(run, e)));
         } else if (inner) {
             list.items[list.count++] = (struct mb_item){false, e, 0, inner};
@@ -62,7 +63,7 @@ int64_t mb_list_inner(struct mb_run *run, bool routed, bool shared, int64_t *rou
     }
     *routed_items = list.count;
     if (shared)
-        list_columns(&list, true, 0, share->s0, share->s1,
+        list_columns(&list, true, 0, columns->s0, columns->s1,
                      mb_task_columns(run->block->shared_kind->class_copy, run->set->shared), shared_cost);
     return list.count;
 }
@@ -70,21 +71,22 @@ int64_t mb_list_inner(struct mb_run *run, bool routed, bool shared, int64_t *rou
 // A piece for the routed experts is columns of all of them.
 int64_t mb_list_outer(struct mb_run *run, bool routed, bool shared)
 {
-    const struct mb_share *share = &run->block->share;
+    const struct mb_columns *columns = &run->set->columns;
     const moeblock_config *config = run->block->config;
     struct list list = list_of(run);
     const int64_t shared_cost = (run->n + ROWS_OF_READING) * mb_max(config->shared.intermediate_size, 1);
     const int64_t routed_cost =
         (run->slots + ROWS_OF_READING * mb_max(run->active_experts, 1)) * mb_max(config->routed.intermediate_size, 1);
-    if (routed) list.left += routed_cost * (share->d1 - share->d0);
-    if (shared) list.left += shared_cost * (share->h1 - share->h0);
+    if (routed) list.left += routed_cost * (columns->d1 - columns->d0);
+    if (shared) list.left += shared_cost * (columns->h1 - columns->h0);
     if (routed) {
         const moeblock_expert_class *kind = run->block->routed_kind->class_copy;
-        const int64_t step = kind->splits ? mb_task_columns(kind, run->set->routed) : mb_max(share->d1 - share->d0, 1);
-        list_columns(&list, false, 0, share->d0, share->d1, step, routed_cost);
+        const int64_t step =
+            kind->splits ? mb_task_columns(kind, run->set->routed) : mb_max(columns->d1 - columns->d0, 1);
+        list_columns(&list, false, 0, columns->d0, columns->d1, step, routed_cost);
     }
     if (shared)
-        list_columns(&list, true, 0, share->h0, share->h1,
+        list_columns(&list, true, 0, columns->h0, columns->h1,
                      mb_task_columns(run->block->shared_kind->class_copy, run->set->shared), shared_cost);
     return list.count;
 }

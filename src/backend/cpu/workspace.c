@@ -64,11 +64,12 @@ static void take_router(struct cursor *c, struct mb_buffers *b, const moeblock_b
 // sends to one rank, in dispatch and in combine.
 static void take_relay(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n, size_t row)
 {
+    const struct mb_columns *columns = &block->set->columns;
     const int ep = block->share.ep, group = mb_relay_group(ep);
     const enum mb_algorithm algorithm = block->config->algorithm;
     if (group == 1 || (algorithm != MB_TWOLEVEL && algorithm != MB_ALGORITHM_AUTO)) return;
     const int64_t k = mb_all_slots(block->config), groups = ep / group;
-    const size_t output = (size_t)(block->share.d1 - block->share.d0) * mb_output_bytes(block->set);
+    const size_t output = (size_t)(columns->d1 - columns->d0) * mb_output_bytes(block->set);
     const size_t pairs = (size_t)(n * k) * sizeof(struct mb_choice);
     const size_t out = (size_t)(n * mb_min(k, groups)) * row + pairs + (size_t)groups * sizeof(int32_t);
     const size_t in = (size_t)group * ((size_t)n * row + pairs + sizeof(int32_t));
@@ -83,7 +84,8 @@ static void take_exchange(struct cursor *c, struct mb_buffers *b, const moeblock
 {
     const int64_t ep = block->share.ep, k = mb_all_slots(block->config);
     if (ep == 1 || !block->set->routed) return;
-    const int64_t own_columns = block->share.d1 - block->share.d0;
+    const struct mb_columns *columns = &block->set->columns;
+    const int64_t own_columns = columns->d1 - columns->d0;
     const size_t output = mb_output_bytes(block->set);
     const size_t row = mb_row_bytes(block->set, block->routed_width) + sizeof(int32_t);
     const size_t sent = (size_t)(n * mb_min(k, ep - 1)) * row + (size_t)(n * k) * sizeof(struct mb_choice);
@@ -105,12 +107,15 @@ static void take_routed(struct cursor *c, struct mb_buffers *b, const moeblock_b
 {
     const moeblock_config *config = block->config;
     const struct mb_share *share = &block->share;
+    const struct mb_columns *columns = &block->set->columns;
     if (!block->set->routed) return;
     const size_t element = mb_element_bytes(block->set);
     const int64_t arrive = share->ep * n, k = mb_all_slots(config);
-    const int64_t slots = mb_slots_most(block, arrive, k), inner = config->routed.intermediate_size;
+    const int64_t slots = mb_slots_most(block, arrive, k);
+    const int64_t inner = columns->sums ? columns->i1 - columns->i0 : config->routed.intermediate_size;
     const moeblock_expert_class *kind = block->routed_kind->class_copy;
-    const bool gathered = share->tp > 1 && kind->splits, int16 = block->set->compute == MOEBLOCK_COMPUTE_INT16;
+    const bool gathered = share->tp > 1 && kind->splits && !columns->sums,
+               int16 = block->set->compute == MOEBLOCK_COMPUTE_INT16;
     b->own_pairs = take(c, mb_slots_most(block, n, k), sizeof *b->own_pairs);
     b->arrived_row = take(c, arrive, sizeof *b->arrived_row);
     b->arrived_pairs = take(c, arrive, sizeof *b->arrived_pairs);
@@ -122,7 +127,7 @@ static void take_routed(struct cursor *c, struct mb_buffers *b, const moeblock_b
     b->scaled = take(c, config->router.apply_weight == MB_APPLY_INPUT ? slots : 0,
                      mb_row_bytes(block->set, block->routed_width));
     b->activation = take(c, slots * inner, element);
-    b->activation_part = take(c, gathered ? slots * (share->i1 - share->i0) : 0, element);
+    b->activation_part = take(c, gathered ? slots * (columns->i1 - columns->i0) : 0, element);
     b->activation_all = take(c, gathered ? slots * inner : 0, element);
     b->activation_integers = take(c, int16 ? slots : 0, mb_row_bytes(block->set, inner));
     b->activation_row = take(c, slots, sizeof *b->activation_row);
@@ -132,39 +137,43 @@ static void take_sums(struct cursor *c, struct mb_buffers *b, const moeblock_blo
 {
     const int64_t latent = block->config->latent_size;
     const struct mb_share *share = &block->share;
+    const struct mb_columns *columns = &block->set->columns;
     const bool gathers = latent && share->tp > 1;
-    b->routed = take(c, n * (share->d1 - share->d0), sizeof(float));
+    b->routed = take(c, n * (columns->d1 - columns->d0), sizeof(float));
     b->routed_all = take(c, gathers ? n * latent : 0, sizeof(float));
     b->routed_full = gathers ? take(c, n * latent, sizeof(float)) : b->routed;
     b->lifted = latent ? take(c, n * (share->h1 - share->h0), sizeof(float)) : b->routed;
+    b->finished = columns->sums ? take(c, n * (share->h1 - share->h0), sizeof(float)) : b->lifted;
 }
 
 static void take_shared(struct cursor *c, struct mb_buffers *b, const moeblock_block *block, int64_t n)
 {
     const moeblock_config *config = block->config;
-    const struct mb_share *share = &block->share;
+    const struct mb_columns *columns = &block->set->columns;
     if (!block->set->shared) return;
     const size_t element = mb_element_bytes(block->set);
-    const int64_t inner = config->shared.intermediate_size;
+    const bool gathers = block->share.tp > 1 && !columns->sums;
+    const int64_t inner = columns->sums ? columns->s1 - columns->s0 : config->shared.intermediate_size;
     const bool int16 = block->set->compute == MOEBLOCK_COMPUTE_INT16;
     b->token_row = take(c, n, sizeof *b->token_row);
     b->shared_activation = take(c, n * inner, element);
-    b->shared_part = take(c, share->tp > 1 ? n * (share->s1 - share->s0) : 0, element);
-    b->shared_all = take(c, share->tp > 1 ? n * inner : 0, element);
+    b->shared_part = take(c, gathers ? n * (columns->s1 - columns->s0) : 0, element);
+    b->shared_all = take(c, gathers ? n * inner : 0, element);
     b->shared_integers = take(c, int16 ? n : 0, mb_row_bytes(block->set, inner));
     b->shared_row = take(c, n, sizeof *b->shared_row);
     b->factors = take(c, 2 * n, sizeof(float));
-    b->shared = take(c, n * (share->h1 - share->h0), sizeof(float));
+    b->shared = take(c, n * (columns->h1 - columns->h0), sizeof(float));
 }
 
 // The longer of the two work lists: inner has columns of every expert, outer those of the output.
 static int64_t items_most(const moeblock_block *block)
 {
     const struct mb_share *share = &block->share;
-    const int64_t routed = (share->e1 - share->e0) * (mb_ceil_div(share->i1 - share->i0, MB_TASK_COLUMNS) + 1);
-    const int64_t inner = routed + mb_ceil_div(share->s1 - share->s0, MB_TASK_COLUMNS) + 1;
-    const int64_t outer =
-        mb_ceil_div(share->d1 - share->d0, MB_TASK_COLUMNS) + mb_ceil_div(share->h1 - share->h0, MB_TASK_COLUMNS);
+    const struct mb_columns *columns = &block->set->columns;
+    const int64_t routed = (share->e1 - share->e0) * (mb_ceil_div(columns->i1 - columns->i0, MB_TASK_COLUMNS) + 1);
+    const int64_t inner = routed + mb_ceil_div(columns->s1 - columns->s0, MB_TASK_COLUMNS) + 1;
+    const int64_t outer = mb_ceil_div(columns->d1 - columns->d0, MB_TASK_COLUMNS) +
+                          mb_ceil_div(columns->h1 - columns->h0, MB_TASK_COLUMNS);
     return mb_max(inner, mb_max(outer, 2));
 }
 
@@ -176,7 +185,7 @@ static size_t scratch_of_worker(const moeblock_block *block, int64_t n)
     size_t most = 0;
     if (set->routed) {
         const moeblock_expert_class *kind = block->routed_kind->class_copy;
-        const int64_t own = block->share.d1 - block->share.d0;
+        const int64_t own = set->columns.d1 - set->columns.d0;
         const int64_t tile_rows = mb_min(rows, MB_OUTER_ROWS);
         size_t floats = (size_t)(tile_rows * block->routed_width);
         // Of m rows a tile has at most this many floats, whatever m is.
@@ -219,7 +228,9 @@ static size_t layout(const moeblock_block *block, int64_t n, int workers, char *
     take_shared(&c, b, block, n);
     const bool gathers_y = block->share.tp > 1;
     b->y_mine = take(&c, gathers_y ? n * block->config->hidden_size : 0, sizeof(float));
-    b->y_all = take(&c, gathers_y ? n * block->config->hidden_size : 0, sizeof(float));
+    // Of partial sums every column sends as many of this rank's.
+    const int64_t parts = block->share.tp * mb_ceil_div(block->config->hidden_size, block->share.tp);
+    b->y_all = take(&c, gathers_y ? n * parts : 0, sizeof(float));
     b->items = take(&c, items_most(block), sizeof *b->items);
     b->scratch_bytes = scratch_of_worker(block, n);
     b->scratch = take(&c, workers, b->scratch_bytes);
