@@ -75,23 +75,17 @@ static void list_projections(struct ffn *self)
 {
     const moeblock_expert_build *b = &self->build;
     const int64_t own_i = b->i1 - b->i0;
+    const struct projection inward = {
+        .rows = b->intermediate, .columns = b->hidden, .k1 = b->hidden, .first = b->i0, .end = b->i1};
     struct projection *next = self->projections;
     if (self->config->gated) {
-        *next++ = (struct projection){.kind = b->shared ? MB_PROJ_SHARED_GATE : MB_PROJ_GATE,
-                                      .rows = b->intermediate,
-                                      .columns = b->hidden,
-                                      .k1 = b->hidden,
-                                      .first = b->i0,
-                                      .end = b->i1};
+        *next = inward;
+        next++->kind = b->shared ? MB_PROJ_SHARED_GATE : MB_PROJ_GATE;
     }
-    *next++ = (struct projection){.kind = b->shared ? MB_PROJ_SHARED_UP : MB_PROJ_UP,
-                                  .part = self->config->gated,
-                                  .bias = self->config->gated ? own_i : 0,
-                                  .rows = b->intermediate,
-                                  .columns = b->hidden,
-                                  .k1 = b->hidden,
-                                  .first = b->i0,
-                                  .end = b->i1};
+    *next = inward;
+    next->kind = b->shared ? MB_PROJ_SHARED_UP : MB_PROJ_UP;
+    next->part = self->config->gated;
+    next++->bias = self->config->gated ? own_i : 0;
     *next++ = (struct projection){.kind = b->shared ? MB_PROJ_SHARED_DOWN : MB_PROJ_DOWN,
                                   .outer = true,
                                   .bias = self->config->gated ? 2 * own_i : own_i,
