@@ -9,6 +9,7 @@
 #include "cli/info.h"
 #include "cli/machine.h"
 #include "cli/out.h"
+#include "cli/ranks.h"
 #include "cli/session.h"
 #include "kernels/kernels.h"
 #include "moeblock/export.h"
@@ -59,7 +60,9 @@ static void print_json(const struct cli_session *session, const struct cli_args 
     json_object_set_new(document, "memory_bytes", json_integer((json_int_t)machine->memory_bytes));
     json_object_set_new(document, "memory_available_bytes", json_integer((json_int_t)machine->available_bytes));
     json_object_set_new(document, "huge_pages", json_string(machine->huge_pages));
-    json_object_set_new(document, "mpi", json_string("not built"));
+    json_t *mpis = json_array();
+    for (int i = 0; cli_ranks_mpi(i); i++) json_array_append_new(mpis, json_string(cli_ranks_mpi(i)));
+    json_object_set_new(document, "mpi", mpis);
     if (rates) json_object_set_new(document, "measured", cli_info_rates_json(rates));
     cli_json_print(document);
 }
@@ -82,7 +85,9 @@ static void print_text(const struct cli_session *session, const struct cli_args 
     printf("memory      %s, %s available\n", cli_bytes_text((double)machine->memory_bytes, total),
            cli_bytes_text((double)machine->available_bytes, available));
     printf("huge pages  %s\n", machine->huge_pages);
-    printf("mpi         not built\n");
+    printf("mpi        %s", cli_ranks_mpi(0) ? "" : " none: libmoeblock-mpi-*.so is not beside the program");
+    for (int i = 0; cli_ranks_mpi(i); i++) printf(" %s", cli_ranks_mpi(i));
+    printf("\n");
     if (rates) cli_info_print_rates(rates);
 }
 

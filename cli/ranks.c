@@ -39,22 +39,37 @@ static int launched(const struct launcher **by)
     return 1;
 }
 
-static void *open_library(const char *mpi)
+enum { PATH_BYTES = 4096 };
+
+// Where moeblock-mpi for an MPI lies beside the program, as built or as installed. False: nowhere there.
+static bool find_library(const char *mpi, char path[PATH_BYTES])
 {
-    char path[4096], name[64];
-    snprintf(name, sizeof name, "libmoeblock-mpi-%s.so.%d", mpi, MOEBLOCK_VERSION_MAJOR);
-    const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 128);
+    static const char *const places[] = {"", "../lib/", "../lib/" MOEBLOCK_MULTIARCH "/"};
+    const ssize_t length = readlink("/proc/self/exe", path, PATH_BYTES - 128);
     path[length > 0 ? length : 0] = '\0';
     char *slash = strrchr(path, '/');
-    // Beside the program as built, beside it as installed, then where the system looks. Open MPI's own parts look for
-    // its symbols among the global ones.
-    static const char *const places[] = {"", "../lib/", "../lib/" MOEBLOCK_MULTIARCH "/"};
     for (size_t i = 0; slash && i < sizeof places / sizeof *places; i++) {
-        snprintf(slash + 1, 128, "%s%s", places[i], name);
-        void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-        if (library || access(path, F_OK) == 0) return library;
+        snprintf(slash + 1, 128, "%slibmoeblock-mpi-%s.so.%d", places[i], mpi, MOEBLOCK_VERSION_MAJOR);
+        if (access(path, F_OK) == 0) return true;
     }
-    return dlopen(name, RTLD_NOW | RTLD_GLOBAL);
+    return false;
+}
+
+// Open MPI's own parts look for its symbols among the global ones.
+static void *open_library(const char *mpi)
+{
+    char path[PATH_BYTES];
+    if (!find_library(mpi, path)) // then where the system looks
+        snprintf(path, sizeof path, "libmoeblock-mpi-%s.so.%d", mpi, MOEBLOCK_VERSION_MAJOR);
+    return dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+}
+
+const char *cli_ranks_mpi(int i)
+{
+    char path[PATH_BYTES];
+    for (size_t at = 0; at < sizeof launchers / sizeof *launchers; at++)
+        if (find_library(launchers[at].mpi, path) && i-- == 0) return launchers[at].mpi;
+    return NULL;
 }
 
 static int load(struct cli_ranks *mesh, const char *mpi, moeblock_error *error)

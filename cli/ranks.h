@@ -17,6 +17,8 @@ struct cli_ranks {
     bool replicated; // every rank holds all tokens
 };
 
+// The i-th MPI whose moeblock-mpi lies beside the program, as --mpi names it; NULL behind the last.
+const char *cli_ranks_mpi(int i);
 // What --mesh, or else the configuration, asks for; a launcher's number of processes must fit. With one process nothing
 // happens. CLI_OK, or an exit code after a message.
 int cli_ranks_open(struct cli_ranks *mesh, const struct cli_args *args);

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options, help, man pages, completion: everything that comes out of the option table."""
+import glob
 import json
 import os
 import shutil
 import subprocess
 import unittest
 
-from cli_support import COMMANDS, CONFIGS, CliTest, main
+from cli_support import CLI, COMMANDS, CONFIGS, CliTest, main
 
 
 class Help(CliTest):
@@ -126,8 +127,11 @@ class Mistakes(CliTest):
 
 class Info(CliTest):
     def test_text_and_json(self):
-        self.assertIn("mpi         not built", self.succeed("info").stdout)
         document = self.json_of("info")
+        folder = os.path.dirname(os.path.realpath(CLI))
+        built = [mpi for mpi in ("openmpi", "mpich") if glob.glob(os.path.join(folder, f"libmoeblock-mpi-{mpi}.so.*"))]
+        self.assertEqual(document["mpi"], built)
+        self.assertIn(f"\nmpi         {' '.join(built) or 'none: '}", self.succeed("info").stdout)
         self.assertIn(document["level"], [level["name"] for level in document["levels"] if level["usable"]])
         self.assertGreaterEqual(document["threads"], 1)
         self.assertEqual(self.json_of("info", "--threads", 3)["threads"], 3)
