@@ -16,7 +16,7 @@ struct times {
     uint64_t bytes_read;
 };
 
-static const char *const step_keys[MOEBLOCK_TRAFFIC_STEPS] = {"input",      "dispatch", "activations", "combine",
+const char *const cli_traffic_keys[MOEBLOCK_TRAFFIC_STEPS] = {"input",      "dispatch", "activations", "combine",
                                                               "whole_rows", "output",   "sums"};
 
 static size_t axis_at(const moeblock_mesh *mesh, int axis)
@@ -153,7 +153,7 @@ static json_t *axis_json(const moeblock_mesh *mesh, const struct cli_mesh_counts
     json_object_set_new(object, "total", traffic_json(&all));
     for (int s = 0; s < MOEBLOCK_TRAFFIC_STEPS; s++) {
         const moeblock_traffic one = sum_of(mesh, counts, rank, axis, s, 1, -1);
-        json_object_set_new(steps, step_keys[s], traffic_json(&one));
+        json_object_set_new(steps, cli_traffic_keys[s], traffic_json(&one));
     }
     for (int i = 0; i < mb_mesh_axis_size(mesh, axis); i++) {
         const moeblock_traffic one = sum_of(mesh, counts, rank, axis, 0, MOEBLOCK_TRAFFIC_STEPS, i);

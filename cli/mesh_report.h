@@ -13,6 +13,8 @@ struct cli_mesh_counts {
     enum mb_algorithm algorithm;
 };
 
+extern const char *const cli_traffic_keys[MOEBLOCK_TRAFFIC_STEPS]; // of each step, in JSON
+
 // Collects the counts of all processes since the mesh was made or they were reset. Called by all.
 int cli_mesh_collect(const struct cli_session *session, int64_t tokens, struct cli_mesh_counts *out);
 void cli_mesh_free(struct cli_mesh_counts *counts);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/mesh_report.h"
 #include "cli/out.h"
 #include "cli/plan.h"
 
@@ -14,8 +15,6 @@ const char *const plan_part_names[PLAN_PARTS] = {
     "gather activations", "combine", "add partial sums", "gather whole rows",       "gather y"};
 static const char *const part_keys[PLAN_PARTS] = {"input",       "router",  "dispatch", "own",        "far",
                                                   "activations", "combine", "sums",     "whole_rows", "output"};
-static const char *const step_keys[MOEBLOCK_TRAFFIC_STEPS] = {"input",      "dispatch", "activations", "combine",
-                                                              "whole_rows", "output",   "sums"};
 
 // --- text ------------------------------------------------------------------------------------------------------------
 
@@ -204,7 +203,7 @@ static json_t *mesh_json(const struct plan_mesh *mesh)
     json_object_set_new(object, "expert_axis", bytes_json(&mesh->axis[0]));
     json_object_set_new(object, "tensor_axis", bytes_json(&mesh->axis[1]));
     for (int s = 0; s < MOEBLOCK_TRAFFIC_STEPS; s++)
-        json_object_set_new(steps, step_keys[s], bytes_json(&mesh->step[s]));
+        json_object_set_new(steps, cli_traffic_keys[s], bytes_json(&mesh->step[s]));
     json_object_set_new(object, "steps", steps);
     cli_json_number(object, "dispatch_sent", mesh->dispatch_sent);
     cli_json_number(object, "dispatch_bound", mesh->dispatch_bound);

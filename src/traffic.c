@@ -115,12 +115,11 @@ static void gather(const struct mb_traffic_shape *shape, int c, int64_t rows, in
 static void scatter(const struct mb_traffic_shape *shape, int c, int64_t rows, int64_t total, size_t element,
                     struct mb_traffic *out)
 {
-    for (int i = 0; i < shape->tp; i++) {
-        if (i == c) continue;
-        out->messages++;
-        out->sent += MB_WIRE_HEADER + (uint64_t)(rows * part(total, shape->tp, i)) * element;
-        out->received += MB_WIRE_HEADER + (uint64_t)(rows * part(total, shape->tp, c)) * element;
-    }
+    struct mb_traffic back = {0}; // a gather the other way round
+    gather(shape, c, rows, total, element, &back);
+    out->messages += back.messages;
+    out->sent += back.received;
+    out->received += back.sent;
 }
 
 static size_t between(const struct mb_routing *routing, int home, int rank)

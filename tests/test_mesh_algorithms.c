@@ -89,6 +89,32 @@ static void two_levels(void **state)
     same_bytes("mesh.algorithm=twolevel");
 }
 
+// A case on a mesh in several ways: near one process, the first's bytes every time. A mesh is turned round with its
+// axes.
+static void same_near(const char *name, const int (*shapes)[2], size_t n_shapes, const struct settings *tries,
+                      size_t n_tries, double tolerance)
+{
+    struct golden_case golden;
+    struct golden_run single;
+    open_case(name, &golden, &single);
+    moeblock_block_info info = {.struct_size = sizeof info};
+    moeblock_block_get_info(single.block, &info);
+    const size_t bytes = (size_t)(golden.tokens * golden.hidden) * sizeof(float);
+    float *first = malloc(bytes), *again = malloc(bytes);
+    for (size_t i = 0; i < n_shapes; i++)
+        for (size_t t = 0; t < n_tries; t++) {
+            const bool turned = tries[t].swapped;
+            struct settings settings = tries[t];
+            settings.tolerance = info.compute == MOEBLOCK_COMPUTE_F32 ? 1e-6 : tolerance;
+            run_on(&golden, &single, shapes[i][turned], shapes[i][!turned], &settings, t ? again : first);
+            if (t) assert_memory_equal(again, first, bytes);
+        }
+    free(first);
+    free(again);
+    golden_run_free(&golden, &single);
+    golden_close(&golden);
+}
+
 // Near one process, the same bytes for any chunk and with x sharded or not, whichever way rows travel.
 static void batch(void **state)
 {
@@ -100,27 +126,8 @@ static void batch(void **state)
         {.set = {"mesh.reproducible=batch", "mesh.algorithm=allgather"}, .n_set = 2},
         {.set = {"mesh.reproducible=batch", "mesh.algorithm=twolevel"}, .n_set = 2},
     };
-    for (int c = 0; c < CASES; c++) {
-        struct golden_case golden;
-        struct golden_run single;
-        open_case(cases[c], &golden, &single);
-        moeblock_block_info info = {.struct_size = sizeof info};
-        moeblock_block_get_info(single.block, &info);
-        const size_t bytes = (size_t)(golden.tokens * golden.hidden) * sizeof(float);
-        float *first = malloc(bytes), *again = malloc(bytes);
-        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-            for (size_t t = 0; t < sizeof tries / sizeof *tries; t++) {
-                struct settings settings = tries[t];
-                settings.tolerance = info.compute == MOEBLOCK_COMPUTE_F32 ? 1e-6 : 4e-3;
-                run_on(&golden, &single, shapes[i][0], shapes[i][1], &settings, t ? again : first);
-                if (t) assert_memory_equal(again, first, bytes);
-            }
-        }
-        free(first);
-        free(again);
-        golden_run_free(&golden, &single);
-        golden_close(&golden);
-    }
+    for (int c = 0; c < CASES; c++)
+        same_near(cases[c], shapes, sizeof shapes / sizeof *shapes, tries, sizeof tries / sizeof *tries, 4e-3);
 }
 
 // Columns add partial sums: near one process, the same bytes for any chunk, number of threads, sharding and place of
@@ -141,28 +148,8 @@ static void partial_sums(void **state)
         {.set = {SUMS, "mesh.algorithm=twolevel"}, .n_set = 3, .sharded = true, .threads = 2},
         {.set = {SUMS, TURNED}, .n_set = 4, .swapped = true, .sharded = true},
     };
-    for (size_t c = 0; c < sizeof names / sizeof *names; c++) {
-        struct golden_case golden;
-        struct golden_run single;
-        open_case(names[c], &golden, &single);
-        moeblock_block_info info = {.struct_size = sizeof info};
-        moeblock_block_get_info(single.block, &info);
-        const size_t bytes = (size_t)(golden.tokens * golden.hidden) * sizeof(float);
-        float *first = malloc(bytes), *again = malloc(bytes);
-        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-            for (size_t t = 0; t < sizeof tries / sizeof *tries; t++) {
-                const bool turned = tries[t].swapped;
-                struct settings settings = tries[t];
-                settings.tolerance = info.compute == MOEBLOCK_COMPUTE_F32 ? 1e-6 : 5e-3;
-                run_on(&golden, &single, shapes[i][turned], shapes[i][!turned], &settings, t ? again : first);
-                if (t) assert_memory_equal(again, first, bytes);
-            }
-        }
-        free(first);
-        free(again);
-        golden_run_free(&golden, &single);
-        golden_close(&golden);
-    }
+    for (size_t c = 0; c < sizeof names / sizeof *names; c++)
+        same_near(names[c], shapes, sizeof shapes / sizeof *shapes, tries, sizeof tries / sizeof *tries, 5e-3);
 }
 
 // What columns exchange where they may choose, and why; asked for what cannot be, an error that says why.

@@ -163,12 +163,16 @@ moeblock_status mb_router_needs(const struct mb_registered *kind, const void *se
 moeblock_status mb_expert_needs(const struct mb_registered *kind, const void *self, moeblock_weights *weights,
                                 int64_t layer, moeblock_error *error);
 
+static inline bool mb_set_rounds_apart(const moeblock_block *block, const struct mb_weight_set *set)
+{
+    return block->rounds_apart && set->compute == MOEBLOCK_COMPUTE_F32;
+}
+
 // The kernel level of a set's experts and latent projections. What is computed beside them has the same bits at all.
 static inline const struct mb_kernels *mb_set_kernels(const moeblock_block *block, const struct mb_weight_set *set)
 {
     const struct mb_kernels *const level = block->context->kernels;
-    const bool apart = block->rounds_apart && set->compute == MOEBLOCK_COMPUTE_F32;
-    return apart ? mb_kernels_apart(level) : level;
+    return mb_set_rounds_apart(block, set) ? mb_kernels_apart(level) : level;
 }
 
 // share.c

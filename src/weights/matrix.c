@@ -158,6 +158,16 @@ static void pack_part(const struct mb_target *target, const struct mb_loaded *lo
     pack_rows(target, loaded, bounds, bounds->n0, start, first, step);
 }
 
+// Where outputs [n0, n1) x inputs [k0, k1) of the matrix lie in the packing.
+static struct mb_piece place(const struct mb_target *target, int part, int64_t n0, int64_t n1, int64_t k0, int64_t k1)
+{
+    return (struct mb_piece){.part = part,
+                             .n0 = n0 - target->row0,
+                             .n1 = n1 - target->row0,
+                             .k0 = k0 - target->column0,
+                             .k1 = k1 - target->column0};
+}
+
 moeblock_status mb_matrix_pack(moeblock_weights *weights, const struct mb_matrix *matrix,
                                const struct mb_target *target, int64_t n0, int64_t n1, int64_t k0, int64_t k1,
                                void *staging, moeblock_error *error)
@@ -166,11 +176,7 @@ moeblock_status mb_matrix_pack(moeblock_weights *weights, const struct mb_matrix
     struct mb_loaded loaded;
     if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK;
     MB_TRY(stage(weights, matrix, target->packing, &rectangle, staging, &loaded, error));
-    const struct mb_piece bounds = {.part = target->part,
-                                    .n0 = n0 - target->row0,
-                                    .n1 = n1 - target->row0,
-                                    .k0 = k0 - target->column0,
-                                    .k1 = k1 - target->column0};
+    const struct mb_piece bounds = place(target, target->part, n0, n1, k0, k1);
     pack_part(target, &loaded, &bounds, 0, 1);
     return MOEBLOCK_OK;
 }
@@ -209,11 +215,7 @@ moeblock_status mb_matrix_pack_pair(moeblock_weights *weights, const struct mb_p
     mb_pair_rows(pair, n0, n1, &rectangle.n0, &rectangle.n1);
     MB_TRY(stage(weights, &pair->joint, target->packing, &rectangle, staging, &loaded, error));
     for (int part = 0; part < 2; part++) {
-        const struct mb_piece bounds = {.part = part,
-                                        .n0 = n0 - target->row0,
-                                        .n1 = n1 - target->row0,
-                                        .k0 = k0 - target->column0,
-                                        .k1 = k1 - target->column0};
+        const struct mb_piece bounds = place(target, part, n0, n1, k0, k1);
         pack_part(target, &loaded, &bounds, part * pair->part_step, pair->row_step);
     }
     return MOEBLOCK_OK;

@@ -208,9 +208,8 @@ static bool on_meshes(const char *text, enum mb_format format, int rows, int col
 }
 
 // Few experts and narrow layers on many ranks: some own no expert, some no column; k up to all experts.
-static void random_meshes(void **state)
+static void many_meshes(bool batch)
 {
-    (void)state;
     static char text[DESCRIPTION];
     static const int counts[] = {1, 2, 3, 4, 8};
     int valid = 0;
@@ -219,28 +218,23 @@ static void random_meshes(void **state)
         const int experts = counts[random_below(5)];
         describe_block(text, format, experts, 1 + (int)random_below((uint32_t)experts));
         const int rows = 1 + (int)random_below(4), columns = 1 + (int)random_below(4);
-        valid += on_meshes(text, format, rows, columns, round % 4 == 3, false);
+        valid += on_meshes(text, format, rows, columns, !batch && round % 4 == 3, batch);
     }
     print_message("%d of %d descriptions were valid\n", valid, MESH_ROUNDS);
     assert_true(valid >= MESH_ROUNDS / 3);
+}
+
+static void random_meshes(void **state)
+{
+    (void)state;
+    many_meshes(false);
 }
 
 // Rows summed at the experts' ranks, partial sums added by the columns, some of which may have no part of k.
 static void random_sums(void **state)
 {
     (void)state;
-    static char text[DESCRIPTION];
-    static const int counts[] = {1, 2, 3, 4, 8};
-    int valid = 0;
-    for (int round = 0; round < MESH_ROUNDS; round++) {
-        const enum mb_format format = (enum mb_format)random_below(MB_FORMATS);
-        const int experts = counts[random_below(5)];
-        describe_block(text, format, experts, 1 + (int)random_below((uint32_t)experts));
-        const int rows = 1 + (int)random_below(3), columns = 1 + (int)random_below(4);
-        valid += on_meshes(text, format, rows, columns, false, true);
-    }
-    print_message("%d of %d descriptions were valid\n", valid, MESH_ROUNDS);
-    assert_true(valid >= MESH_ROUNDS / 3);
+    many_meshes(true);
 }
 
 // Given ids may be more than the description's one per token: then fewer rows travel, but each to more ranks.

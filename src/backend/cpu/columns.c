@@ -159,16 +159,12 @@ moeblock_status mb_columns_stored(const moeblock_block *block, moeblock_weights 
 {
     const moeblock_config *config = block->config;
     static const enum mb_projection maps[] = {MB_PROJ_DOWN, MB_PROJ_SHARED_DOWN};
-    const int64_t own = mb_min(block->share.e0, config->num_experts - 1);
     struct down down[2] = {{.inner = config->routed.intermediate_size}, {.inner = config->shared.intermediate_size}};
     for (int i = 0; i < 2 && block->share.tp > 1; i++) {
         struct mb_matrix matrix;
         const bool built_in = i || (block->routed_kind && mb_expert_is_builtin(config->expert_type));
         if (!built_in || !mb_projection_wanted(config, maps[i])) continue;
-        // All ranks go by the first expert, unless one was given its own alone; what is missing opening tells.
-        if (mb_projection_find(config, weights, maps[i], layer, 0, &matrix, NULL) != MOEBLOCK_OK &&
-            mb_projection_find(config, weights, maps[i], layer, i ? 0 : own, &matrix, NULL) != MOEBLOCK_OK)
-            continue;
+        if (mb_find_stored(block, weights, maps[i], layer, &matrix, NULL) != MOEBLOCK_OK) continue; // opening tells
         down[i].there = true;
         down[i].format = matrix.format;
         down[i].group = mb_matrix_group(&matrix);

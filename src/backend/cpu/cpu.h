@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "base/arith.h"
+#include "config/tensors.h"
 #include "kernels/int16.h"
 
 // Columns that one task of the routed or shared experts computes, and tokens of one token-wise task.
@@ -191,6 +192,11 @@ int64_t mb_list_outer(struct mb_run *run, bool routed, bool shared);
 moeblock_status mb_round_sums(struct mb_run *run);
 
 void mb_run_trace(const struct mb_run *run, const char *what, int64_t a, int64_t b);
+
+// load.c: a linear map of the first expert, by which all ranks go as one process does, or of this rank's first where it
+// was given its own alone.
+moeblock_status mb_find_stored(const moeblock_block *block, moeblock_weights *weights, enum mb_projection map,
+                               int64_t layer, struct mb_matrix *out, moeblock_error *error);
 
 // columns.c: what each tensor-parallel rank computes, for what is stored, and for a format that it would be stored in.
 moeblock_status mb_columns_stored(const moeblock_block *block, moeblock_weights *weights, int64_t layer,

@@ -14,21 +14,26 @@
 
 static bool may_be_int16(const moeblock_block *block) { return block->may_be_int16 && !block->config->second.count; }
 
+moeblock_status mb_find_stored(const moeblock_block *block, moeblock_weights *weights, enum mb_projection map,
+                               int64_t layer, struct mb_matrix *out, moeblock_error *error)
+{
+    const moeblock_config *config = block->config;
+    const int64_t own = mb_min(block->share.e0, config->num_experts - 1);
+    if (mb_projection_find(config, weights, map, layer, 0, out, NULL) == MOEBLOCK_OK) return MOEBLOCK_OK;
+    return mb_projection_find(config, weights, map, layer, own, out, error);
+}
+
 // Whether AUTO is int16: where every linear map of the experts has integers, too.
 static bool prefers_int16(const moeblock_block *block, moeblock_weights *weights, int64_t layer)
 {
     static const enum mb_projection maps[] = {MB_PROJ_GATE,      MB_PROJ_UP,          MB_PROJ_DOWN,
                                               MB_PROJ_SHARED_UP, MB_PROJ_SHARED_GATE, MB_PROJ_SHARED_DOWN,
                                               MB_PROJ_LATENT_UP, MB_PROJ_LATENT_DOWN};
-    const int64_t expert = mb_min(block->share.e0, block->config->num_experts - 1);
     if (!may_be_int16(block)) return false;
     for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
         struct mb_matrix matrix;
         if (!mb_projection_wanted(block->config, maps[i])) continue;
-        // As in resolve_compute: a rank may have been given its own experts alone.
-        if (mb_projection_find(block->config, weights, maps[i], layer, 0, &matrix, NULL) != MOEBLOCK_OK &&
-            mb_projection_find(block->config, weights, maps[i], layer, expert, &matrix, NULL) != MOEBLOCK_OK)
-            return false;
+        if (mb_find_stored(block, weights, maps[i], layer, &matrix, NULL) != MOEBLOCK_OK) return false;
         if (!mb_packed_has_integers(mb_format_table[matrix.format].packed)) return false;
     }
     return true;
@@ -50,11 +55,8 @@ static moeblock_status resolve_compute(const moeblock_block *block, moeblock_wei
                        config->expert_type);
     }
     const enum mb_projection down = routed ? MB_PROJ_DOWN : MB_PROJ_SHARED_DOWN;
-    const int64_t expert = routed ? mb_min(block->share.e0, config->num_experts - 1) : 0;
     struct mb_matrix matrix;
-    // All ranks of a mesh go by the first expert, as one process does, unless a rank was given its own alone.
-    if (mb_projection_find(config, weights, down, layer, 0, &matrix, NULL) != MOEBLOCK_OK)
-        MB_TRY(mb_projection_find(config, weights, down, layer, expert, &matrix, error));
+    MB_TRY(mb_find_stored(block, weights, down, layer, &matrix, error));
     set->format = mb_format_table[matrix.format].name;
     if (block->requested != MOEBLOCK_COMPUTE_AUTO) return MOEBLOCK_OK;
     set->compute = mb_format_table[matrix.format].f32_compute ? MOEBLOCK_COMPUTE_F32
@@ -122,7 +124,7 @@ static moeblock_status create_experts(const moeblock_block *block, bool shared, 
         .h0 = shared ? columns->h0 : columns->d0,
         .h1 = shared ? columns->h1 : columns->d1,
         .owns = !shared && share->owned < share->e1 - share->e0 ? block->owns + share->e0 : NULL,
-        .rounds_apart = block->rounds_apart && set->compute == MOEBLOCK_COMPUTE_F32,
+        .rounds_apart = mb_set_rounds_apart(block, set),
         .partial = columns->sums,
     };
     if (!kind->splits) {

@@ -8,6 +8,7 @@
 
 enum { LINE_PAIRS = 2, LINE_BYTES = 64, GROUPS = 1, SKIP_BYTES = 0 };
 #define SCALED false
+#define TILES mb_tiles_nvfp4
 
 struct decoder {
     __m512i values, steps[4][2], masks[4][2];
@@ -59,21 +60,4 @@ MB_INLINE void after_block(const struct mb_span *span, const uint8_t *lines, int
     }
 }
 
-#include "kernels/avx512bf16/tile.inl"
-
-MB_MANY(1, 8)
-MB_MANY(1, 9)
-MB_MANY(1, 10)
-MB_MANY(1, 11)
-MB_MANY(1, 12)
-
-const struct mb_tiles mb_tiles_nvfp4 = {
-    .few = {{[4] = few_1x4, few_1x5, few_1x6, few_1x7, few_1x8, few_1x9, few_1x10, few_1x11, few_1x12},
-            {[1] = few_2x1, few_2x2, few_2x3, few_2x4},
-            {[1] = few_4x1, few_4x2}},
-    .wide_rows = 4,
-    .many = {[8] = many_1x8, many_1x9, many_1x10, many_1x11, many_1x12},
-    .many_strips = 1,
-    .many_rows = 12,
-    .expand = expand,
-};
+#include "kernels/avx512bf16/tile_decoded.inl"

@@ -1,44 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of level `avx512vnni`: level `avx512`, its packing too, with an integer dot product for int16 rows.
+// Level `avx512vnni`: level `avx512` with an integer dot product for int16 rows.
 #include "kernels/avx512vnni/vector.h"
-#include "kernels/cpu.h"
-#include "kernels/fma/fma_table.inl"
 
 #define OTHERS mb_kernels_avx512
+#define TABLE mb_kernels_avx512vnni
+#define NAME "avx512vnni"
+#define FEATURES MB_CPU_LEVEL_AVX512VNNI
 
-static bool usable(const char **reason) { return mb_cpu_offers(MB_CPU_LEVEL_AVX512VNNI, reason); }
-
-static size_t packed_bytes(const struct mb_packing *packing) { return OTHERS.packed_bytes(packing); }
-
-static void pack(const struct mb_packing *packing, void *packed, const struct mb_piece *piece)
-{
-    OTHERS.pack(packing, packed, piece);
-}
-
-static size_t scratch_bytes(const struct mb_packing *packing, int64_t m) { return OTHERS.scratch_bytes(packing, m); }
-
-static void gate_up(const struct mb_gate_up_call *call)
-{
-    (call->rows.int16 ? MB_LEVEL(gate_up) : OTHERS.gate_up)(call);
-}
-
-static void project(const struct mb_project_call *call)
-{
-    (call->rows.int16 ? MB_LEVEL(project) : OTHERS.project)(call);
-}
-
-const struct mb_kernels mb_kernels_avx512vnni = {
-    .name = "avx512vnni",
-    .layout = 7,
-    .granule = MB_COLUMNS,
-    .fused = true,
-    .usable = usable,
-    .packed_bytes = packed_bytes,
-    .pack = pack,
-    .scratch_bytes = scratch_bytes,
-    .gate_up = gate_up,
-    .project = project,
-    .accumulate = accumulate,
-    .to_bf16 = to_bf16,
-    .to_int16 = to_int16,
-};
+#include "kernels/fma/fma_int16_level.inl"
