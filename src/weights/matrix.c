@@ -9,7 +9,10 @@
 #include "weights/format.h"
 #include "weights/matrix_load.h"
 
-enum { COLUMN_STEP = 16 }; // the least k step of a piece, a multiple of every kernel's
+enum {
+    COLUMN_STEP = 16,       // the least k step of a piece, a multiple of every kernel's
+    PART_BYTES = 512 << 10, // of a piece whose only group is larger: read and packed part after part
+};
 
 // Converts `count` codes that are `step` elements apart into consecutive ones.
 typedef void (*convert_line)(void *to, const void *from, ptrdiff_t step, int64_t count);
@@ -75,10 +78,24 @@ static size_t converted_bytes(enum mb_format from)
     return bytes;
 }
 
+// Whether pieces are ranges of outputs. Permuted inputs are needed together.
+static bool cut_by_rows(const struct mb_matrix *matrix) { return mb_output_major(matrix) || matrix->permutation; }
+
+// Where the part of a piece that begins at input k ends. One scale an output makes a piece of all columns of outputs,
+// of which as many are read at a time as PART_BYTES hold; a part is of one group.
+static int64_t part_end(const struct mb_matrix *matrix, int64_t outputs, int64_t k, int64_t k1)
+{
+    const int64_t group = mb_matrix_group(matrix);
+    const int64_t column_bits = outputs * (int64_t)mb_packed_info_of(mb_format_table[matrix->format].packed).code_bits;
+    const int64_t columns = mb_max(1, (int64_t)PART_BYTES * 8 / column_bits / COLUMN_STEP) * COLUMN_STEP;
+    if (cut_by_rows(matrix) || columns >= group) return k1; // no group: 0
+    return mb_min(mb_min(k1, k + columns), (k / group + 1) * group);
+}
+
 size_t mb_stage_bytes(const struct mb_matrix *matrix, int64_t n0, int64_t n1, int64_t k0, int64_t k1)
 {
-    const struct mb_rectangle rectangle = {n0, n1, k0, k1};
     if (n0 >= n1 || k0 >= k1) return 0;
+    const struct mb_rectangle rectangle = {n0, n1, k0, part_end(matrix, n1 - n0, k0, k1)};
     return mb_round_up(mb_load_bytes(matrix, &rectangle), MB_STAGING_ALIGNMENT) + mb_unpack_bytes(matrix, &rectangle) +
            (size_t)(n1 - n0) * (size_t)(k1 - k0) * converted_bytes(matrix->format);
 }
@@ -172,12 +189,15 @@ moeblock_status mb_matrix_pack(moeblock_weights *weights, const struct mb_matrix
                                const struct mb_target *target, int64_t n0, int64_t n1, int64_t k0, int64_t k1,
                                void *staging, moeblock_error *error)
 {
-    const struct mb_rectangle rectangle = {n0, n1, k0, k1};
     struct mb_loaded loaded;
-    if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK;
-    MB_TRY(stage(weights, matrix, target->packing, &rectangle, staging, &loaded, error));
-    const struct mb_piece bounds = place(target, target->part, n0, n1, k0, k1);
-    pack_part(target, &loaded, &bounds, 0, 1);
+    if (n0 >= n1) return MOEBLOCK_OK;
+    for (int64_t k = k0, end; k < k1; k = end) {
+        end = part_end(matrix, n1 - n0, k, k1);
+        const struct mb_rectangle rectangle = {n0, n1, k, end};
+        MB_TRY(stage(weights, matrix, target->packing, &rectangle, staging, &loaded, error));
+        const struct mb_piece bounds = place(target, target->part, n0, n1, k, end);
+        pack_part(target, &loaded, &bounds, 0, 1);
+    }
     return MOEBLOCK_OK;
 }
 
@@ -186,6 +206,7 @@ bool mb_matrix_pair(const struct mb_matrix *gate, const struct mb_matrix *up, st
     const int64_t apart = (int64_t)(up->code_offset - gate->code_offset);
     *out = (struct mb_pair){.joint = *gate};
     if (strcmp(gate->codes.name, up->codes.name) != 0) return false;
+    if (gate->scale_offset != up->scale_offset || gate->total_offset != up->total_offset) return false;
     out->joint.rows *= 2;
     if (gate->row_stride % 2 == 0 && apart == gate->row_stride / 2) {
         out->row_step = 2;
@@ -209,20 +230,21 @@ moeblock_status mb_matrix_pack_pair(moeblock_weights *weights, const struct mb_p
                                     const struct mb_target *target, int64_t n0, int64_t n1, int64_t k0, int64_t k1,
                                     void *staging, moeblock_error *error)
 {
-    struct mb_rectangle rectangle = {.k0 = k0, .k1 = k1};
+    struct mb_rectangle rectangle;
     struct mb_loaded loaded;
-    if (n0 >= n1 || k0 >= k1) return MOEBLOCK_OK;
+    if (n0 >= n1) return MOEBLOCK_OK;
     mb_pair_rows(pair, n0, n1, &rectangle.n0, &rectangle.n1);
-    MB_TRY(stage(weights, &pair->joint, target->packing, &rectangle, staging, &loaded, error));
-    for (int part = 0; part < 2; part++) {
-        const struct mb_piece bounds = place(target, part, n0, n1, k0, k1);
-        pack_part(target, &loaded, &bounds, part * pair->part_step, pair->row_step);
+    for (int64_t k = k0; k < k1; k = rectangle.k1) {
+        rectangle.k0 = k;
+        rectangle.k1 = part_end(&pair->joint, rectangle.n1 - rectangle.n0, k, k1);
+        MB_TRY(stage(weights, &pair->joint, target->packing, &rectangle, staging, &loaded, error));
+        for (int part = 0; part < 2; part++) {
+            const struct mb_piece bounds = place(target, part, n0, n1, k, rectangle.k1);
+            pack_part(target, &loaded, &bounds, part * pair->part_step, pair->row_step);
+        }
     }
     return MOEBLOCK_OK;
 }
-
-// Whether pieces are ranges of outputs. Permuted inputs are needed together.
-static bool cut_by_rows(const struct mb_matrix *matrix) { return mb_output_major(matrix) || matrix->permutation; }
 
 // Lines (rows, or columns of outputs) of one piece: about `bytes` stored bytes, a multiple of what pieces must keep to.
 static int64_t piece_lines(const struct mb_matrix *matrix, const struct mb_packing *packing, int64_t granule,

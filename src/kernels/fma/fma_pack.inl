@@ -156,15 +156,18 @@ static bool has_nan(const struct strip *s, int64_t c, int64_t k0, int64_t k1)
     return nan;
 }
 
-// Scales as they come; FP8: NaN where a group of codes has one.
-static void pack_scales(const struct strip *s, const float *scales, uint8_t *to)
+// Scales as they come; FP8: NaN where a group of codes has one, whichever of the group's pieces it is in. `inside`: an
+// earlier piece began the first group.
+static void pack_scales(const struct strip *s, const float *scales, bool inside, uint8_t *to)
 {
     for (int64_t g = 0; g < mb_ceil_div(s->count, s->group); g++) {
         float line[MB_COLUMNS] = {0};
         const int64_t k0 = g * s->group, k1 = mb_min(k0 + s->group, s->count);
+        const bool begun = inside && g == 0;
+        if (begun) memcpy(line, to, sizeof line);
         for (int64_t c = 0; c < s->columns; c++) {
             const bool nan = s->format == MB_PACKED_FP8 && has_nan(s, c, k0, k1);
-            line[c] = nan ? mb_float(0x7fc00000u) : scales[c * s->scale_stride + g];
+            if (nan || !begun) line[c] = nan ? mb_float(0x7fc00000u) : scales[c * s->scale_stride + g];
         }
         memcpy(to + (size_t)g * sizeof line, line, sizeof line);
     }
@@ -225,7 +228,8 @@ void MB_LEVEL(pack)(const struct mb_packing *packing, void *packed, const struct
         if (packing->format == MB_PACKED_NVFP4 && piece->k0 == 0) {
             for (int c = 0; c < MB_COLUMNS; c++) scales[c] = piece->total;
         } else if (info.scaled && packing->format != MB_PACKED_NVFP4) {
-            pack_scales(&s, piece->scales + scale_row, (uint8_t *)(scales + g0 * MB_COLUMNS));
+            const bool inside = piece->k0 % packing->group != 0;
+            pack_scales(&s, piece->scales + scale_row, inside, (uint8_t *)(scales + g0 * MB_COLUMNS));
         }
     }
 }
