@@ -153,6 +153,7 @@ static void peak_of_a_load(void **state)
     check("bf16", deepseek, MB_FORMAT_BF16, MOEBLOCK_COMPUTE_AUTO, 2, v3);
     check("f32-bf16", deepseek, MB_FORMAT_F32, MOEBLOCK_COMPUTE_BF16, 2, v3);
     check("input", llama4, MB_FORMAT_BF16, MOEBLOCK_COMPUTE_AUTO, 2, l4);
+    check("fbgemm", llama4, MB_FORMAT_FBGEMM_FP8, MOEBLOCK_COMPUTE_AUTO, 1 + 4.0 / 2048, l4);
 }
 
 static const char gpt_oss[] =

@@ -222,7 +222,7 @@ bool mb_role_is_vector(enum mb_role role)
 
 bool mb_role_input_major(const moeblock_config *config, enum mb_role role, enum mb_format format)
 {
-    if (mb_roles[role].columns == MB_EXTENT_NONE || mb_format_table[format].scale_suffix) return false;
+    if (mb_roles[role].columns == MB_EXTENT_NONE || !mb_format_table[format].oriented) return false;
     if (role == MB_ROLE_ROUTER || role == MB_ROLE_ROUTER_SECOND) return config->router.transposed;
     if (role == MB_ROLE_DOWN) return config->down_orientation == MB_INPUT_MAJOR;
     return mb_roles[role].owner == MB_OWNER_ROUTED && config->orientation == MB_INPUT_MAJOR;
@@ -248,7 +248,8 @@ int mb_role_dims(const moeblock_config *config, enum mb_role role, enum mb_forma
     }
     int64_t of_one[MOEBLOCK_MAX_RANK];
     const int more = mb_format_dims(format, part, rows, columns, group, of_one);
-    const bool input_major = mb_role_input_major(config, role, format);
+    const bool upright = part == MB_PART_SCALES && role == MB_ROLE_DOWN && mb_format_table[format].down_scales_upright;
+    const bool input_major = mb_role_input_major(config, role, format) && !upright;
     for (int i = 0; i < more; i++) dims[rank++] = of_one[input_major ? more - 1 - i : i];
     if (!mb_role_stacked(config, role) || config->layout != MB_LAYOUT_FLATTENED) return rank;
     dims[0] *= dims[1]; // [E * rows, columns]

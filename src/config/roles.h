@@ -43,7 +43,7 @@ int64_t mb_extent(const moeblock_config *config, enum mb_extent extent);
 
 // Whether all experts of the role lie in one tensor with a leading dimension E.
 bool mb_role_stacked(const moeblock_config *config, enum mb_role role);
-// Whether the role's matrix is stored [in, out] in this format. Formats with scales never are.
+// Whether the role's matrix is stored [in, out] in this format.
 bool mb_role_input_major(const moeblock_config *config, enum mb_role role, enum mb_format format);
 // How a fused gate and up lie in the role's tensor; SEPARATE for roles of one part.
 enum mb_gate_up mb_role_joined(const moeblock_config *config, enum mb_role role);

@@ -59,7 +59,19 @@ static bool scale_a_half(const struct search *s, const moeblock_tensor_info *sca
     return halves && info_of(s)->row_tile == MB_WHOLE && mb_role_joined(s->config, s->role) != MB_GATE_UP_SEPARATE;
 }
 
-// Trailing dimensions of one do not matter where one scale serves a row or all: published as [], [1], [out], [out, 1].
+// Whether two shapes are the same but for dimensions of one.
+static bool same_but_ones(int rank_a, const int64_t *a, int rank_b, const int64_t *b)
+{
+    int i = 0, j = 0;
+    for (;; i++, j++) {
+        while (i < rank_a && a[i] == 1) i++;
+        while (j < rank_b && b[j] == 1) j++;
+        if (i == rank_a || j == rank_b || a[i] != b[j]) return i == rank_a && j == rank_b;
+    }
+}
+
+// Dimensions of one do not matter where one scale serves a row or all: published as [], [1], [out], [out, 1], and
+// [1, out] beside codes that are stored [in, out].
 static moeblock_status check_part(const struct search *s, enum mb_part part, int64_t group,
                                   const moeblock_tensor_info *tensor, moeblock_error *error)
 {
@@ -68,12 +80,8 @@ static moeblock_status check_part(const struct search *s, enum mb_part part, int
     const int rank = mb_role_dims(s->config, s->role, s->format, part, group, dims);
     const bool one = info_of(s)->column_tile == MB_WHOLE || info_of(s)->any_group;
     const bool loose = part == MB_PART_TOTAL || (part == MB_PART_SCALES && one);
-    int wanted = rank, found = tensor->rank;
-    while (loose && wanted > 0 && dims[wanted - 1] == 1) wanted--;
-    while (loose && found > 0 && tensor->dims[found - 1] == 1) found--;
-    bool same = wanted == found;
-    for (int i = 0; same && i < wanted; i++) same = dims[i] == tensor->dims[i];
-    return same ? MOEBLOCK_OK : mb_check_dims(tensor, rank, dims, error);
+    if (loose && same_but_ones(rank, dims, tensor->rank, tensor->dims)) return MOEBLOCK_OK;
+    return mb_check_dims(tensor, rank, dims, error);
 }
 
 // The codes and, where the format has them, the scales: there, and of the right type and shape.
@@ -219,6 +227,7 @@ static moeblock_status recognise(struct search *s, struct mb_matrix *out, moeblo
         moeblock_error reason = {MOEBLOCK_OK, ""};
         if (first && i == asked) continue;
         s->format = (enum mb_format)(i < 0 ? asked : i);
+        if (i >= 0 && info_of(s)->same_output_major && !mb_role_input_major(s->config, s->role, s->format)) continue;
         moeblock_status status = try_format(s, out, &reason);
         if (status == MOEBLOCK_OK && info_of(s)->told && (int)s->format != asked)
             status = mb_fail(&reason, MOEBLOCK_INVALID_FILE,
@@ -300,7 +309,8 @@ static moeblock_status place(const struct search *s, int part, struct mb_matrix 
     const struct mb_format_info *info = info_of(s);
     const int64_t stored_rows = mb_extent(s->config, mb_roles[s->role].rows);
     const bool alternating = mb_role_joined(s->config, s->role) == MB_GATE_UP_INTERLEAVED;
-    const bool down = info->order == MB_CODES_WORDS_DOWN || info->order == MB_CODES_WORDS_ACROSS;
+    const bool down = info->order == MB_CODES_WORDS_DOWN || info->order == MB_CODES_WORDS_ACROSS ||
+                      mb_role_input_major(s->config, s->role, out->format);
     const int64_t step = alternating ? 2 : 1;                    // stored rows from one logical row to the next
     const int64_t first = alternating ? part : part * out->rows; // stored row of logical row 0
     const int64_t slot = mb_role_stacked(s->config, s->role) ? s->expert : 0;

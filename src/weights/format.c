@@ -36,7 +36,7 @@
     }
 #define FLOATS(NAME, TYPE, PACKED, F32)                                                                                \
     {                                                                                                                  \
-        .name = NAME, .dtype = TYPE, .codes_suffix = "", .packed = PACKED, .f32_compute = F32                          \
+        .name = NAME, .dtype = TYPE, .codes_suffix = "", .packed = PACKED, .f32_compute = F32, .oriented = true        \
     }
 #define GPTQ(NAME, PACKED, OFFSET)                                                                                     \
     {                                                                                                                  \
@@ -53,6 +53,17 @@ const struct mb_format_info mb_format_table[MB_FORMATS] = {
     [MB_FORMAT_FP8] = FP8("fp8", "_scale_inv", 128, 128, MB_SCALE_FLOATS_OR_E8M0),
     [MB_FORMAT_FP8_TENSOR] = FP8("fp8_tensor", "_scale_inv", MB_WHOLE, MB_WHOLE, MB_SCALE_FLOATS),
     [MB_FORMAT_V4_FP8] = FP8("v4_fp8", ".scale", 128, 128, MB_SCALE_FLOATS_OR_E8M0),
+    [MB_FORMAT_FBGEMM_FP8] = {.name = "fbgemm_fp8",
+                              .dtype = MOEBLOCK_F8_E4M3,
+                              .codes_suffix = "",
+                              .scale_suffix = "_scale",
+                              .row_tile = 1,
+                              .column_tile = MB_WHOLE,
+                              .packed = MB_PACKED_FP8,
+                              .scales = MB_SCALE_FLOATS,
+                              .oriented = true,
+                              .down_scales_upright = true,
+                              .same_output_major = true},
     [MB_FORMAT_CT_FP8] = FP8("ct_fp8", "_scale", 1, MB_WHOLE, MB_SCALE_FLOATS),
     [MB_FORMAT_CT_FP8_BLOCK] = FP8("ct_fp8_block", "_scale", 128, 128, MB_SCALE_FLOATS),
     [MB_FORMAT_CT_FP8_TENSOR] = FP8("ct_fp8_tensor", "_scale", MB_WHOLE, MB_WHOLE, MB_SCALE_FLOATS),

@@ -14,6 +14,7 @@ enum mb_format {
     MB_FORMAT_FP8,
     MB_FORMAT_FP8_TENSOR,
     MB_FORMAT_V4_FP8,
+    MB_FORMAT_FBGEMM_FP8, // before CT_FP8: square matrices lie as weights.orientation says
     MB_FORMAT_CT_FP8,
     MB_FORMAT_CT_FP8_BLOCK, // before CT_FP8_TENSOR: [2, 1] may be two tiles of rows or a scale for each of gate and up
     MB_FORMAT_CT_FP8_TENSOR,
@@ -87,6 +88,9 @@ struct mb_format_info {
     bool divides;                 // the total scale is a divisor
     uint8_t zero_offset;          // added to a stored zero point
     bool told;                    // the tensors look like another row's: `weights.format` must name it
+    bool oriented;                // codes and scales lie as weights.orientation says; else always [out, in]
+    bool down_scales_upright;     // those of a down projection lie [out, in] even so
+    bool same_output_major;       // in output-major storage the next row: found only where that row cannot be meant
 };
 
 extern const struct mb_format_info mb_format_table[MB_FORMATS];

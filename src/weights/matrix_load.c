@@ -97,7 +97,7 @@ moeblock_status mb_load(moeblock_weights *weights, const struct mb_matrix *matri
 {
     const struct mb_format_info *format = &mb_format_table[matrix->format];
     *out = (struct mb_loaded){0};
-    if (format->scale_suffix && format->order < MB_CODES_WORDS_DOWN && !mb_output_major(matrix))
+    if (mb_code_bits(matrix) == 4 && !mb_output_major(matrix))
         return mb_fail(error, MOEBLOCK_UNSUPPORTED,
                        "tensor '%.300s': %s weights that are stored input-major are not read", matrix->codes.name,
                        format->name);

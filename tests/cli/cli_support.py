@@ -21,6 +21,8 @@ COMMANDS = ("run", "bench", "synth", "config", "inspect", "validate", "route", "
 SMALL_DEEPSEEK = ["--set", "model.hidden_size=128", "--set", "model.num_experts=16",
                   "--set", "experts.distributed.intermediate_size=64", "--set", "experts.shared.intermediate_size=64"]
 SMALL_GPT_OSS = ["--set", "model.hidden_size=64", "--set", "experts.distributed.intermediate_size=96"]
+SMALL_LLAMA4 = ["--set", "model.hidden_size=160", "--set", "experts.distributed.intermediate_size=96",
+                "--set", "experts.shared.intermediate_size=64"]
 
 
 def environment():

@@ -5,7 +5,7 @@ import math
 import os
 import struct
 
-from cli_support import CONFIGS, SMALL_DEEPSEEK, SMALL_GPT_OSS, CliTest, content, main, read_header, read_npy
+from cli_support import CONFIGS, SMALL_DEEPSEEK, SMALL_GPT_OSS, SMALL_LLAMA4, CliTest, content, main, read_header, read_npy
 
 DEEPSEEK = os.path.join(CONFIGS, "deepseek_v3.json")
 GPT_OSS = os.path.join(CONFIGS, "gpt_oss_20b.json")
@@ -91,10 +91,48 @@ class Layouts(CliTest):
         self.run_one("gpt_oss_20b", SMALL_GPT_OSS, 0, "mxfp4")
         # A shape in which tiles of 128 x 128 are not the whole tensor.
         wide = SMALL_DEEPSEEK + ["--set", "model.hidden_size=160"]
-        for form in ("v4_fp8", "ct_fp8", "ct_fp8_tensor", "ct_fp8_block", "mxfp8", "ct_mxfp8", "ct_mxfp4", "v4_fp4",
+        for form in ("v4_fp8", "fbgemm_fp8", "ct_fp8", "ct_fp8_tensor", "ct_fp8_block", "mxfp8", "ct_mxfp8", "ct_mxfp4", "v4_fp4",
                      "nvfp4", "ct_nvfp4", "ct_int4", "ct_int4_asym", "ct_int8", "ct_int8_asym", "awq", "gptq",
                      "gptq_v2", "gptq_int8", "gptq_v2_int8"):
             self.run_one("deepseek_v3", wide, 3, form)
+
+        self.run_one("llama4_scout", SMALL_LLAMA4, 1, "fbgemm_fp8")
+
+    def test_input_major_fp8_is_the_same_matrix(self):
+        """FBGEMM's experts turned over and named as compressed-tensors has them give the same bytes."""
+        folder = self.synth("turned", config="llama4_scout", settings=SMALL_LLAMA4, form="fbgemm_fp8", layer=1)
+        header, data = read_header(os.path.join(folder, "model.safetensors"))
+        sizes = {"gate_up_proj": (160, 192), "down_proj": (96, 160)}  # inputs, outputs
+        other, place = bytearray(data), {}
+        for part, (inputs, outputs) in sizes.items():
+            name = "language_model.model.layers.1.feed_forward.experts." + part
+            self.assertEqual((header[name]["dtype"], header[name]["shape"]), ("F8_E4M3", [16, inputs, outputs]))
+            self.assertEqual(header[name + "_scale"]["shape"],
+                             [16, outputs, 1] if part == "down_proj" else [16, 1, outputs])
+            begin, end = header[name]["data_offsets"]
+            for start in range(begin, end, inputs * outputs):
+                matrix = data[start:start + inputs * outputs]
+                other[start:start + inputs * outputs] = b"".join(matrix[n::outputs] for n in range(outputs))
+            place[name] = [16, outputs, inputs]
+        for name, shape in place.items():
+            header[name]["shape"] = shape
+            header[name + "_scale"]["shape"] = [16, shape[1], 1]
+        os.makedirs(self.path("upright"))
+        text = json.dumps(header).encode()
+        with open(self.path("upright/model.safetensors"), "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text + other)
+        with open(os.path.join(folder, "moeblock.json"), encoding="utf-8") as file:
+            config = json.load(file)
+        config["weights"].update(orientation="output_major", down_orientation="output_major", format="ct_fp8")
+        with open(self.path("upright/moeblock.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        results = []
+        for path, form in ((folder, "fbgemm_fp8"), (self.path("upright"), "ct_fp8")):
+            document = self.json_of("run", path, "--input", os.path.join(folder, "input.npy"), "--output",
+                                    self.path("y.npy"))
+            self.assertEqual(document["format"], form)
+            results.append(content(self.path("y.npy")))
+        self.assertEqual(*results)
 
     def run_one(self, config, settings, layer, form):
         with self.subTest(f"{config} {form}"):

@@ -90,6 +90,7 @@ const char *const random_storage[] = {
     "{\"layout\": \"stacked\", \"gate_up\": \"concatenated\"" NAMES,
     "{\"layout\": \"stacked\", \"gate_up\": \"interleaved\"" NAMES,
     "{\"layout\": \"stacked\", \"gate_up\": \"interleaved\", \"orientation\": \"input_major\"" NAMES,
+    "{\"layout\": \"stacked\", \"gate_up\": \"concatenated\", \"orientation\": \"input_major\"" NAMES,
 };
 
 const size_t random_storages = COUNT(random_storage);

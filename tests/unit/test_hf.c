@@ -180,6 +180,26 @@ static void test_peculiarities(void **state)
     assert_string_equal(config.module_prefix, "language_model.model.layers.{layer}");
     json_decref(root);
 
+    // FBGEMM's FP8, whole models but for some modules.
+    static const struct {
+        const char *quantization, *format;
+    } fbgemm[] = {
+        {"{\"quant_method\":\"fbgemm_fp8\",\"activation_scale_ub\":1200.0,\"modules_to_not_convert\":null}",
+         "fbgemm_fp8"},
+        {"{\"quant_method\":\"fbgemm_fp8\",\"modules_to_not_convert\":[\"router\",\"lm_head\",\"experts.down\",\"ayers."
+         "1.feed\"]}",
+         "fbgemm_fp8"},
+        {"{\"quant_method\":\"fbgemm_fp8\",\"modules_to_not_convert\":[\"feed_forward.experts\"]}", "auto"},
+        {"{\"quant_method\":\"fbgemm_fp8\",\"modules_to_not_convert\":[\"model.layers.0\"]}", "auto"},
+    };
+    for (size_t i = 0; i < sizeof fbgemm / sizeof fbgemm[0]; i++) {
+        root = load("tests/hf", "llama4_scout.json");
+        json_object_set_new(root, "quantization_config", json_loads(fbgemm[i].quantization, 0, NULL));
+        assert_int_equal(map_object(root, -1), MOEBLOCK_OK);
+        assert_string_equal(config.format, fbgemm[i].format);
+        json_decref(root);
+    }
+
     root = load("tests/hf", "ernie4_5_21b.json");
     json_object_set_new(root, "use_bias", json_true());
     json_object_set_new(root, "moe_norm_min", json_real(1e-9));

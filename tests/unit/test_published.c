@@ -52,8 +52,9 @@ static uint32_t bits_at(const uint8_t *bytes, int64_t byte, int shift, int bits)
     return word >> shift & ((1u << bits) - 1);
 }
 
-// How codes lie: bytes [N, K]; nibbles [N, K / 2]; words of inputs [N, K / c], [K / c, N]; words of outputs [K, N / 8].
-enum order { BYTES, NIBBLES, DOWN, ACROSS };
+// How codes lie: bytes [N, K]; nibbles [N, K / 2]; words of inputs [N, K / c], [K / c, N]; words of outputs [K, N / 8];
+// bytes [K, N].
+enum order { BYTES, NIBBLES, DOWN, ACROSS, BYTES_DOWN };
 // What a code is worth before scales.
 enum element { FLOAT, E4M3, E2M1, INTEGER };
 
@@ -79,6 +80,9 @@ static const struct form forms[] = {
     {"fp8", ".weight", ".weight_scale_inv", NULL, NULL, BYTES, E4M3, 8, 128, 128, 0, MOEBLOCK_BF16, 0, 0, 0},
     {"fp8_tensor", ".weight", ".weight_scale_inv", NULL, NULL, BYTES, E4M3, 8, ALL, N, 0, 0, 0, 0, 0},
     {"v4_fp8", ".weight", ".scale", NULL, NULL, BYTES, E4M3, 8, 128, 128, 0, 0, 0, 0, 0},
+    {"fbgemm_fp8", ".weight", ".weight_scale", NULL, NULL, BYTES, E4M3, 8, ALL, 1, 0, 0, 0, 0, 0},
+    {"fbgemm_fp8", "", "_scale", NULL, NULL, BYTES_DOWN, E4M3, 8, ALL, 1, 0, 0, 0, 0, 0},
+    {"fbgemm_fp8", "", "_scale", NULL, NULL, BYTES_DOWN, E4M3, 8, ALL, 1, 0, MOEBLOCK_BF16, 1, 0, 0},
     {"ct_fp8", ".weight", ".weight_scale", NULL, NULL, BYTES, E4M3, 8, ALL, 1, 0, 0, 0, 0, 0},
     {"ct_fp8_tensor", ".weight", ".weight_scale", NULL, NULL, BYTES, E4M3, 8, ALL, N, 0, 0, 0, 0, 0},
     {"ct_fp8_block", ".weight", ".weight_scale", NULL, NULL, BYTES, E4M3, 8, 128, 128, 0, 0, 0, 0, 0},
@@ -140,8 +144,10 @@ static void fill_codes(const struct form *form, moeblock_tensor *tensor)
         memcpy(bytes + i, &code, sizeof code);
     }
     // An output with an infinity or a NaN is NaN for all rows: those of e4m3 stay in the first output.
-    for (size_t i = K; form->element == E4M3 && i < tensor->bytes; i++)
-        if ((bytes[i] & 127) == 127) bytes[i] = 0x7e;
+    for (size_t i = 0; form->element == E4M3 && i < tensor->bytes; i++) {
+        const bool first = form->order == BYTES_DOWN ? i % N == 0 : i < K;
+        if ((bytes[i] & 127) == 127 && !first) bytes[i] = 0x7e;
+    }
     const uint32_t top = tensor->dtype == MOEBLOCK_F16 ? 0x7c : 0x7f;
     for (size_t i = 1; form->element == FLOAT && i < tensor->bytes; i += 2)
         if ((bytes[i] & top) == top) bytes[i] ^= 0x40;
@@ -209,18 +215,24 @@ static void add_index(struct checkpoint *c)
     for (int k = 0; k < K; k++) index[k] = group_of(c->form, k);
 }
 
+// The storage of a form that is read [in, out].
+static const char input_major[] = ",\"layout\":\"stacked\",\"orientation\":\"input_major\",\"names\":{"
+                                  "\"gate\":\"mlp.experts.0.gate_proj\",\"up\":\"mlp.experts.0.up_proj\","
+                                  "\"down\":\"mlp.experts.0.down_proj\"}";
+
 static struct checkpoint *make_checkpoint(const struct form *form, enum mb_format format)
 {
     struct checkpoint *c = calloc(1, sizeof *c);
-    char text[512];
+    char text[768];
     moeblock_tensor_need need;
     moeblock_error error = {MOEBLOCK_OK, ""};
     const bool any_group = form->element == INTEGER;
+    const char *const stored = form->order == BYTES_DOWN ? input_major : "";
     const int length = snprintf(text, sizeof text,
                                 "{\"model\":{\"hidden_size\":%d,\"num_experts\":1,\"num_experts_per_tok\":1},"
                                 "\"router\":{},\"experts\":{\"distributed\":{\"intermediate_size\":%d}},"
-                                "\"weights\":{\"format\":\"%s\",\"group_size\":%d}}",
-                                N, K, form->name, any_group ? form->group : 0);
+                                "\"weights\":{\"format\":\"%s\",\"group_size\":%d%s}}",
+                                N, K, form->name, any_group ? form->group : 0, stored);
     c->form = form;
     if (moeblock_config_parse(context, text, (size_t)length, "t", NULL, &c->config, &error))
         fail_msg("%s", error.message);
@@ -265,6 +277,8 @@ static uint32_t code_of(const struct checkpoint *c, int n, int k)
     switch (form->order) {
     case BYTES:
         return bytes[n * K + k];
+    case BYTES_DOWN:
+        return bytes[k * N + n];
     case NIBBLES:
         return bits_at(bytes, (n * K + k) / 2, k % 2 * 4, 4);
     case DOWN:

@@ -217,7 +217,7 @@ static void assert_projection(const moeblock_config *config, struct checkpoint *
     if (mb_matrix_decode(c->weights, &config->allocator, &matrix, 0, e->rows, values, &error))
         fail_msg("%s", error.message);
     assert_decoded(config, c, e->projection, expert, values, e->rows, e->columns);
-    const bool input_major = e->input_major && !mb_format_table[format].scale_suffix;
+    const bool input_major = e->input_major && mb_format_table[format].oriented;
     for (int64_t r = 0; r < e->rows; r++) {
         const int64_t row = e->alternating ? 2 * r + e->part : e->part * e->rows + r;
         for (int64_t k = 0; k < e->columns; k++) {
@@ -232,7 +232,10 @@ static void assert_projection(const moeblock_config *config, struct checkpoint *
 }
 
 // The formats with a layout each of its own.
-static bool covered(enum mb_format format) { return format <= MB_FORMAT_FP8 || format == MB_FORMAT_MXFP4; }
+static bool covered(enum mb_format format, bool input_major)
+{
+    return format <= MB_FORMAT_FP8 || format == MB_FORMAT_MXFP4 || (format == MB_FORMAT_FBGEMM_FP8 && input_major);
+}
 
 // Layouts L1 to L6 of moe-families 1.11 in every format.
 static void test_layouts(void **state)
@@ -262,7 +265,7 @@ static void test_layouts(void **state)
             {MB_PROJ_DOWN, MB_ROLE_DOWN, HIDDEN, INNER, 1, 0, false, layouts[l].stacked, layouts[l].input_major},
         };
         for (int f = 0; f < MB_FORMATS; f++) {
-            if (!covered((enum mb_format)f)) continue;
+            if (!covered((enum mb_format)f, layouts[l].input_major)) continue;
             struct checkpoint *c = make_checkpoint(config, (enum mb_format)f);
             for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++)
                 for (int64_t e = 0; e < EXPERTS; e++) assert_projection(config, c, (enum mb_format)f, &expected[i], e);
@@ -294,7 +297,7 @@ static void test_others(void **state)
         {MB_PROJ_LATENT_UP, MB_ROLE_LATENT_UP, HIDDEN, LATENT, 1, 0, false, false, false},
     };
     for (int f = 0; f < MB_FORMATS; f++) {
-        if (!covered((enum mb_format)f)) continue;
+        if (!covered((enum mb_format)f, false)) continue;
         struct checkpoint *c = make_checkpoint(config, (enum mb_format)f);
         const enum mb_format rest = mb_format_table[f].scale_suffix ? MB_FORMAT_BF16 : (enum mb_format)f;
         for (size_t i = 0; i < sizeof in_format / sizeof in_format[0]; i++)
@@ -505,6 +508,75 @@ static void test_errors(void **state)
     moeblock_config_destroy(&config);
 }
 
+// The scales of input-major FP8 follow the outputs, [E, 1, out] or [E, out, 1]. Where a matrix is square the
+// orientation says how its codes lie; in output-major storage such tensors are ct_fp8.
+static void test_fbgemm_fp8(void **state)
+{
+    (void)state;
+    static const char stored[] = "\"format\":\"%s\",\"layout\":\"stacked\",\"gate_up\":\"concatenated\","
+                                 "\"orientation\":\"%s\",\"names\":{\"gate_up\":\"/gu\",\"down\":\"/d\"}";
+    static const int sizes[] = {INNER, HIDDEN / 2, HIDDEN};
+    struct mb_matrix matrix;
+    for (int i = 0; i < 12; i++) {
+        const int inner = sizes[i / 4];
+        const bool asked = i & 1, turned = i & 2;
+        char weights[256], experts[80];
+        moeblock_error error = {MOEBLOCK_OK, ""};
+        snprintf(weights, sizeof weights, stored, asked ? "fbgemm_fp8" : "auto",
+                 turned ? "input_major" : "output_major");
+        snprintf(experts, sizeof experts, "\"distributed\":{\"intermediate_size\":%d}", inner);
+        moeblock_config *config = parse(experts, "", weights);
+        struct checkpoint *c = make_checkpoint(config, MB_FORMAT_FBGEMM_FP8);
+        moeblock_tensor *up = find(c, "gu_scale"), *down = find(c, "d_scale");
+        assert_int_equal(up->dims[turned ? 2 : 1], 2 * inner);
+        assert_int_equal(down->dims[1], HIDDEN); // as published, whatever the codes
+        for (int other = 0; other < 2; other++) {
+            for (int part = 0; part < 2; part++) {
+                const enum mb_projection projection = part ? MB_PROJ_DOWN : MB_PROJ_UP;
+                if (mb_projection_find(config, c->weights, projection, 7, 1, &matrix, &error))
+                    fail_msg("%s", error.message);
+                assert_int_equal(matrix.format, asked || turned ? MB_FORMAT_FBGEMM_FP8 : MB_FORMAT_CT_FP8);
+                assert_int_equal(matrix.column_stride, !turned ? 1 : part ? HIDDEN : 2 * inner);
+                assert_int_equal(matrix.scale_row_stride, 1);
+                assert_int_equal(matrix.scale_row_first, part ? 0 : inner);
+                assert_int_equal(matrix.scale_offset, part ? HIDDEN : 2 * inner);
+            }
+            const int64_t kept[] = {up->dims[1], down->dims[1]};
+            up->dims[1] = up->dims[2], up->dims[2] = kept[0];
+            down->dims[1] = down->dims[2], down->dims[2] = kept[1];
+            moeblock_weights_destroy(&c->weights);
+            open_checkpoint(c);
+        }
+        drop_checkpoint(c);
+        moeblock_config_destroy(&config);
+    }
+}
+
+static void test_fbgemm_errors(void **state)
+{
+    (void)state;
+    moeblock_config *config = parse("\"distributed\":{\"intermediate_size\":96}", "",
+                                    "\"format\":\"fbgemm_fp8\",\"names\":\"llama4\",\"module_prefix\":\"\"");
+    struct checkpoint *c = make_checkpoint(config, MB_FORMAT_FBGEMM_FP8);
+    moeblock_tensor *up = find(c, "feed_forward.experts.gate_up_proj_scale");
+    moeblock_tensor *down = find(c, "feed_forward.experts.down_proj_scale");
+    up->dims[1] = 2, up->dims[2] = INNER;
+    down->dims[1] = INNER, down->bytes = sizeof(float) * EXPERTS * INNER;
+    assert_not_found(config, c, MB_PROJ_UP, MOEBLOCK_INVALID_FILE,
+                     "tensor 'feed_forward.experts.gate_up_proj_scale' has shape [3, 2, 96], the configuration expects "
+                     "[3, 1, 192]");
+    assert_not_found(config, c, MB_PROJ_DOWN, MOEBLOCK_INVALID_FILE,
+                     "tensor 'feed_forward.experts.down_proj_scale' has shape [3, 96, 1], the configuration expects "
+                     "[3, 160, 1]");
+    down->name = "unrelated";
+    assert_not_found(
+        config, c, MB_PROJ_DOWN, MOEBLOCK_NOT_FOUND,
+        "memory: the checkpoint has no tensor 'feed_forward.experts.down_proj_scale' (weights.names.down), "
+        "nor 'feed_forward.experts.down_proj_scale' or 'experts.down_proj_scale'");
+    drop_checkpoint(c);
+    moeblock_config_destroy(&config);
+}
+
 // --- what is needed
 
 static void test_needed(void **state)
@@ -559,9 +631,10 @@ static void test_needed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layouts), cmocka_unit_test(test_others),        cmocka_unit_test(test_biases),
-        cmocka_unit_test(test_names),   cmocka_unit_test(test_name_forms),    cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_needed),  cmocka_unit_test(test_decode_errors),
+        cmocka_unit_test(test_layouts),       cmocka_unit_test(test_others),        cmocka_unit_test(test_biases),
+        cmocka_unit_test(test_names),         cmocka_unit_test(test_name_forms),    cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_needed),        cmocka_unit_test(test_decode_errors), cmocka_unit_test(test_fbgemm_fp8),
+        cmocka_unit_test(test_fbgemm_errors),
     };
     return cmocka_run_group_tests(tests, make_context, drop_context);
 }

@@ -25,7 +25,7 @@ static moeblock_status refuse(const struct announcement *a, const char *detail)
         a->source->error, MOEBLOCK_UNSUPPORTED,
         "%s: quantization_config of this %s: quant_method is \"%.40s\"%s, expected no quantization_config or "
         "a method and format that docs/formats.md lists (fp8, mxfp8, mxfp4, compressed-tensors, modelopt, "
-        "awq, gptq)",
+        "fbgemm_fp8, awq, gptq)",
         a->source->name, a->source->model_type, a->method, detail);
 }
 
@@ -56,7 +56,16 @@ static moeblock_status read_group(struct announcement *a, const json_t *object, 
 
 // --- which modules are meant ----------------------------------------------------------------------------------------
 
-enum naming { BY_PART, BY_WILDCARD, BY_EXPRESSION };
+enum naming { BY_PART, BY_NAMES, BY_WILDCARD, BY_EXPRESSION };
+
+// Whether whole names of the dotted path make up the entry.
+static bool names_hold(const char *path, const char *entry)
+{
+    const size_t length = strlen(entry);
+    for (const char *at = strstr(path, entry); length && at; at = strstr(at + 1, entry))
+        if ((at == path || at[-1] == '.') && (at[length] == '.' || !at[length])) return true;
+    return false;
+}
 
 // Whether one entry of a list of modules names the experts' module, or something around it.
 static moeblock_status entry_matches(const struct announcement *a, enum naming naming, const char *entry, bool *out)
@@ -66,6 +75,8 @@ static moeblock_status entry_matches(const struct announcement *a, enum naming n
     *out = false;
     if (naming == BY_PART) {
         *out = strstr(a->module, entry) != NULL;
+    } else if (naming == BY_NAMES) {
+        *out = names_hold(a->module, entry);
     } else if (naming == BY_WILDCARD) {
         snprintf(longer, sizeof longer, "%.500s.*", entry);
         *out = mb_wildcard_matches(entry, a->module) || mb_wildcard_matches(longer, a->module);
@@ -130,6 +141,15 @@ static moeblock_status read_mxfp4(struct announcement *a)
 {
     if (!(a->source->family->flags & MB_HF_STORES_MXFP4)) return refuse(a, ", which is the form of gpt_oss");
     a->format = "mxfp4";
+    return MOEBLOCK_OK;
+}
+
+// One scale an output; activation_scale_ub bounds the scales of activations, which are not quantised here.
+static moeblock_status read_fbgemm_fp8(struct announcement *a)
+{
+    bool ignored;
+    MB_TRY(listed(a, mb_hf_at(a->config, "modules_to_not_convert"), BY_NAMES, &ignored));
+    if (!ignored) a->format = "fbgemm_fp8";
     return MOEBLOCK_OK;
 }
 
@@ -265,9 +285,10 @@ static const struct {
     const char *method;
     moeblock_status (*read)(struct announcement *a);
 } methods[] = {
-    {"fp8", read_fp8},           {"mxfp8", read_mxfp8}, {"mxfp4", read_mxfp4},
-    {"awq", read_awq},           {"gptq", read_gptq},   {"compressed-tensors", read_compressed_tensors},
-    {"modelopt", read_modelopt},
+    {"fp8", read_fp8},           {"mxfp8", read_mxfp8},
+    {"mxfp4", read_mxfp4},       {"awq", read_awq},
+    {"gptq", read_gptq},         {"compressed-tensors", read_compressed_tensors},
+    {"modelopt", read_modelopt}, {"fbgemm_fp8", read_fbgemm_fp8},
 };
 
 moeblock_status mb_hf_format(const struct mb_hf_source *source, const json_t *beside, const char *module,
