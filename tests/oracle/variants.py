@@ -301,6 +301,23 @@ def grin(store):
     return config, walk(x, route, lambda row, ids, w, t: f.weighted(ids, w, lambda e: f.glu(*experts[e], row)))
 
 
+@variant("inkling with the dense layers' width apart", prefix=f"model.llm.layers.{fam.LAYER}.")
+def inkling_dense(store):
+    """As published: intermediate_size is the experts' width then, and the first layers are dense."""
+    config, result = fam.inkling(store)
+    config = {**config, "intermediate_size": config.pop("moe_intermediate_size"), "dense_intermediate_size": 3 * I,
+              "dense_mlp_idx": fam.LAYER}
+    return config, result
+
+
+@variant("qwen3_vl_moe saved output-major", prefix=f"model.language_model.layers.{fam.LAYER}.")
+def vl_output_major(store):
+    """Published input-major; a later release of its framework saves the same names output-major."""
+    result = fam.qwen_like(store, lambda logits: f.softmax_gate(logits, K), names=("g{e}", "u{e}", "d{e}"))
+    fam.stack(store, "mlp.experts.gate_up_proj", "mlp.experts.down_proj", E)
+    return {"model_type": "qwen3_vl_moe", "text_config": {**keys("qwen3_vl_moe_text"), **fam.QWEN_KEYS}}, result
+
+
 # --- number formats ----------------------------------------------------------------------------------------------------
 
 def e4m3(code):

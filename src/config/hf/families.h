@@ -118,7 +118,8 @@ enum mb_hf_flag {
     MB_HF_READS_DROPOUT = 1 << 10,   // the routed sum is multiplied by 1 - moe_token_dropout
     MB_HF_READS_MLP_BIAS = 1 << 11,  // the flag that gives the shared expert and the latent projections biases
     MB_HF_WIDTH_OF_HIDDEN = 1 << 12, // without a width the experts have 4 x the hidden size
-    MB_HF_GROUPS_BY_K = 1 << 13      // without a number of groups there are as many as choices
+    MB_HF_GROUPS_BY_K = 1 << 13,     // without a number of groups there are as many as choices
+    MB_HF_DENSE_WIDTH_APART = 1 << 14 // a file that gives the dense layers' width apart means the experts' by the general
 };
 
 struct mb_hf_family {

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "config/hf/map.h"
+#include "config/roles.h"
 
 // Rank of a role's tensor under this pattern in the checkpoint, in any number format; 0: there is none.
 static int holds(moeblock_config *config, moeblock_weights *weights, int64_t layer, enum mb_role role,
@@ -172,6 +173,34 @@ static bool find_spelling(moeblock_config *config, moeblock_weights *weights, in
     return false;
 }
 
+// Whether a stacked tensor of the routed experts has the shape of its role in this description.
+static bool shaped(const moeblock_config *config, moeblock_weights *weights, int64_t layer, enum mb_role role)
+{
+    moeblock_tensor_info found;
+    int64_t dims[MOEBLOCK_MAX_RANK];
+    if (!mb_role_wanted(config, role)) return true;
+    if (mb_role_find(config, weights, role, "", layer, 0, &found, NULL) != MOEBLOCK_OK) return false;
+    const bool floats = found.dtype == MOEBLOCK_BF16 || found.dtype == MOEBLOCK_F16 || found.dtype == MOEBLOCK_F32;
+    const int rank = mb_role_dims(config, role, MB_FORMAT_BF16, MB_PART_CODES, 0, dims);
+    return floats && mb_check_dims(&found, rank, dims, NULL) == MOEBLOCK_OK;
+}
+
+// Stacked experts in 16 or 32 bits are published input-major and, saved again, output-major under the same names: the
+// shapes tell, where they fit one of the two alone.
+static void settle_orientation(moeblock_config *config, moeblock_weights *weights, int64_t layer)
+{
+    static const enum mb_role roles[] = {MB_ROLE_GATE_UP, MB_ROLE_GATE, MB_ROLE_UP, MB_ROLE_DOWN};
+    if (config->layout != MB_LAYOUT_STACKED || config->orientation != config->down_orientation) return;
+    const enum mb_orientation own = config->orientation;
+    for (int turned = 0; turned < 2; turned++) {
+        config->orientation = config->down_orientation = turned ? MB_OUTPUT_MAJOR + MB_INPUT_MAJOR - own : own;
+        bool all = true;
+        for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++) all &= shaped(config, weights, layer, roles[i]);
+        if (all) return;
+    }
+    config->orientation = config->down_orientation = own; // neither: whoever loads names what is wrong
+}
+
 // Settles the names on those that the checkpoint has, as far as it has any of them; whoever loads names what is
 // missing.
 static void settle(const struct mb_hf_input *input, moeblock_config *config, moeblock_weights *weights, int64_t layer)
@@ -285,6 +314,7 @@ moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struc
     const struct mb_hf_storage *storage = choose_storage(source, weights, config);
     take_storage(config, storage);
     if (weights) settle(input, config, weights, source->layer);
+    if (weights) settle_orientation(config, weights, source->layer);
     name_biases(config);
     moeblock_weights_destroy(&weights);
     return map_format(source, input, config);

@@ -146,7 +146,6 @@ static moeblock_status map_second(struct mb_hf_source *source, moeblock_config *
 
 static moeblock_status map_width(const struct mb_hf_source *source, int64_t hidden, int64_t *width)
 {
-    const bool general = source->family->flags & MB_HF_GENERAL_IS_EXPERT;
     *width = source->family->expert->fixed_width;
     const bool of_hidden = source->family->flags & MB_HF_WIDTH_OF_HIDDEN;
     if (*width) return MOEBLOCK_OK;
@@ -154,7 +153,7 @@ static moeblock_status map_width(const struct mb_hf_source *source, int64_t hidd
         *width = 4 * hidden;
         return mb_hf_int(source, MB_HF_GENERAL_WIDTH, width);
     }
-    return mb_hf_int_required(source, general ? MB_HF_GENERAL_WIDTH : MB_HF_EXPERT_WIDTH, width);
+    return mb_hf_int_required(source, mb_hf_width_meaning(source), width);
 }
 
 static moeblock_status map_sizes(struct mb_hf_source *source, int64_t layer, moeblock_config *config)

@@ -95,10 +95,9 @@ static void note(const struct mb_hf_source *source, enum mb_hf_meaning meaning, 
 
 void mb_hf_note_keys(const struct mb_hf_source *source, moeblock_config *config)
 {
-    const bool general = source->family->flags & MB_HF_GENERAL_IS_EXPERT;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) note(source, rows[i].meaning, rows[i].path, config);
     if (!source->family->expert->fixed_width)
-        note(source, general ? MB_HF_GENERAL_WIDTH : MB_HF_EXPERT_WIDTH, "experts.distributed.intermediate_size",
+        note(source, mb_hf_width_meaning(source), "experts.distributed.intermediate_size",
              config);
     config->model_scope = source->scope_name;
 }

@@ -58,6 +58,14 @@ const json_t *mb_hf_find(const struct mb_hf_source *source, enum mb_hf_meaning m
     return NULL;
 }
 
+enum mb_hf_meaning mb_hf_width_meaning(const struct mb_hf_source *source)
+{
+    const unsigned flags = source->family->flags;
+    const char *key;
+    const bool apart = flags & MB_HF_DENSE_WIDTH_APART && mb_hf_find(source, MB_HF_DENSE_WIDTH, &key);
+    return apart || flags & MB_HF_GENERAL_IS_EXPERT ? MB_HF_GENERAL_WIDTH : MB_HF_EXPERT_WIDTH;
+}
+
 static void describe(const json_t *value, char out[80])
 {
     switch (json_typeof(value)) {

@@ -27,6 +27,9 @@ const json_t *mb_hf_find(const struct mb_hf_source *source, enum mb_hf_meaning m
 // Whether the file has a key of this meaning; null, which says "none", counts.
 bool mb_hf_said(const struct mb_hf_source *source, enum mb_hf_meaning meaning);
 
+// The meaning that gives the routed experts' width.
+enum mb_hf_meaning mb_hf_width_meaning(const struct mb_hf_source *source);
+
 // These leave *value alone when the key is absent.
 moeblock_status mb_hf_int(const struct mb_hf_source *source, enum mb_hf_meaning meaning, int64_t *value);
 moeblock_status mb_hf_number(const struct mb_hf_source *source, enum mb_hf_meaning meaning, double *value);

@@ -10,6 +10,7 @@ enum mb_hf_meaning {
     MB_HF_TOP_K,
     MB_HF_EXPERT_WIDTH,
     MB_HF_GENERAL_WIDTH, // of the dense layers, or of the experts: the family says which
+    MB_HF_DENSE_WIDTH,   // of the dense layers where the general one is the experts'
     MB_HF_SHARED_COUNT,
     MB_HF_SHARED_WIDTH,
     MB_HF_SHARED_BIAS,
