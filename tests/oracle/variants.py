@@ -318,6 +318,16 @@ def vl_output_major(store):
     return {"model_type": "qwen3_vl_moe", "text_config": {**keys("qwen3_vl_moe_text"), **fam.QWEN_KEYS}}, result
 
 
+@variant("granitemoehybrid without experts")
+def granite_dense(store):
+    """The shared expert alone, its gate and up in one."""
+    config = keys("granitemoehybrid", num_local_experts=0, num_experts_per_tok=0, intermediate_size=I,
+                  shared_intermediate_size=20)
+    x, joint = tokens(store), store.matrix("shared_mlp.input_linear.weight", 40, H)
+    down = store.matrix("shared_mlp.output_linear.weight", H, 20)
+    return config, walk(x, lambda row, t: ([-1], [0.0]), lambda row, ids, w, t: f.glu(joint[:20], joint[20:], down, row))
+
+
 # --- number formats ----------------------------------------------------------------------------------------------------
 
 def e4m3(code):

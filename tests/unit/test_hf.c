@@ -452,7 +452,7 @@ static void test_needed_keys(void **state)
         {"nemotron_h-bf16", "mlp_hidden_act moe_shared_expert_intermediate_size"},
         {"cohere2_moe-bf16", "num_shared_experts expert_selection_fn shared_expert_combination_strategy"},
         {"hy_v3-bf16", "num_shared_experts router_scaling_factor"},
-        {"axk1-bf16", "n_shared_experts routed_scaling_factor rms_norm_eps topk_group"},
+        {"axk1-bf16", "n_shared_experts routed_scaling_factor rms_norm_eps n_group topk_group"},
     };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         char folder[128];

@@ -192,11 +192,9 @@ static const struct mb_hf_need count_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SHARED_COUNT}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
 static const struct mb_hf_need scaled_count_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SHARED_COUNT}, {MB_HF_ALWAYS, MB_HF_SCALE}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
-static const struct mb_hf_need axk1_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_COUNT},
-                                               {MB_HF_ALWAYS, MB_HF_SCALE},
-                                               {MB_HF_ALWAYS, MB_HF_RMS_EPS},
-                                               {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP},
-                                               {0, 0}};
+static const struct mb_hf_need axk1_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_COUNT},    {MB_HF_ALWAYS, MB_HF_GROUPS},
+                                               {MB_HF_ALWAYS, MB_HF_SCALE},           {MB_HF_ALWAYS, MB_HF_RMS_EPS},
+                                               {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
 static const struct mb_hf_need width_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_WIDTH}, {0, 0}};
 static const struct mb_hf_need scaled_width_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SHARED_WIDTH}, {MB_HF_ALWAYS, MB_HF_SCALE}, {0, 0}};
@@ -218,6 +216,8 @@ static const struct mb_hf_need note_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_COUNT
                                                {MB_HF_ALWAYS, MB_HF_SCALE},
                                                {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP},
                                                {0, 0}};
+static const struct mb_hf_need beam_needs[] = {
+    {MB_HF_ALWAYS, MB_HF_SCALE}, {MB_HF_ALWAYS, MB_HF_GROUPS}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
 static const struct mb_hf_need scale_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SCALE}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
 static const struct mb_hf_need muse_needs[] = {{MB_HF_ALWAYS, MB_HF_SCALE},         {MB_HF_ALWAYS, MB_HF_LOGIT_SCALE},
@@ -319,7 +319,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"openai_privacy_filter", NULL, MODEL, &top_k_with_bias, &swiglu_oai_biased, &mb_hf_privacy_filter, NONE, ALL, NULL, WIDE, NULL},
     {"granitemoe", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, NONE, ALL, NULL, WIDE, NULL},
     {"granitemoeshared", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, WIDTH, ALL, NULL, WIDE, NULL},
-    {"granitemoehybrid", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, WIDTH, ALL, NULL, WIDE, width_needs},
+    {"granitemoehybrid", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite, WIDTH, ALL, NULL, WIDE | MB_HF_MAY_LACK_EXPERTS, width_needs},
     {"granitemoe_swa", NULL, MODEL, &top_k_then_softmax, &plain, &mb_hf_granite_swa, WIDTH, ALL, NULL, WIDE, width_needs},
     {"jetmoe", NULL, MODEL, &top_k_then_softmax, &bias_on_sum, &mb_hf_jetmoe, NONE, ALL, NULL, WIDE, NULL},
     {"aria", "text_config", WRAPPED, &top_k_then_softmax, &plain, &mb_hf_aria, COUNT, ALL, NULL, WIDE | BIASES, count_needs},
@@ -327,7 +327,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"llama4", "text_config", WRAPPED, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE, NULL},
     {"llama4_text", NULL, MODEL, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE, NULL},
     // Further ones of transformers up to 5.23 (moe-families 9)
-    {"beam", NULL, MODEL, &moe_gate_scaled_output, &plain, &mb_hf_deepseek, NONE, DENSE_FIRST, v3_values, NORM | SCALE, scale_needs},
+    {"beam", NULL, MODEL, &moe_gate_scaled_output, &plain, &mb_hf_deepseek, NONE, DENSE_FIRST, v3_values, NORM | SCALE, beam_needs},
     {"flint", NULL, MODEL, &sigmoid_plain, &plain, &mb_hf_qwen, WIDTH, STEPS, v3_values, NORM, width_needs},
     {"kolibri1", NULL, MODEL, &sigmoid_of_logits, &plain, &mb_hf_kolibri, WIDTH, ALL, v3_values, NORM_SAID, width_needs},
     {"muse_spark", "text_config", VISION_TEXT, &sigmoid_scaled_logits, &normed_inside, &mb_hf_muse, NONE, ALL, v3_values, SCALE | MB_HF_READS_LOGIT_SCALE, muse_needs},

@@ -115,11 +115,12 @@ enum mb_hf_flag {
     MB_HF_STORES_MXFP4 = 1 << 7,      // published in MXFP4, in the gpt-oss form
     MB_HF_STORES_V4 = 1 << 8,         // published in the forms of DeepSeek-V4
     MB_HF_READS_LOGIT_SCALE = 1 << 9,
-    MB_HF_READS_DROPOUT = 1 << 10,   // the routed sum is multiplied by 1 - moe_token_dropout
-    MB_HF_READS_MLP_BIAS = 1 << 11,  // the flag that gives the shared expert and the latent projections biases
-    MB_HF_WIDTH_OF_HIDDEN = 1 << 12, // without a width the experts have 4 x the hidden size
-    MB_HF_GROUPS_BY_K = 1 << 13,     // without a number of groups there are as many as choices
-    MB_HF_DENSE_WIDTH_APART = 1 << 14 // a file that gives the dense layers' width apart means the experts' by the general
+    MB_HF_READS_DROPOUT = 1 << 10,     // the routed sum is multiplied by 1 - moe_token_dropout
+    MB_HF_READS_MLP_BIAS = 1 << 11,    // the flag that gives the shared expert and the latent projections biases
+    MB_HF_WIDTH_OF_HIDDEN = 1 << 12,   // without a width the experts have 4 x the hidden size
+    MB_HF_GROUPS_BY_K = 1 << 13,       // without a number of groups there are as many as choices
+    MB_HF_DENSE_WIDTH_APART = 1 << 14, // with a dense width of its own in the file the general one is the experts'
+    MB_HF_MAY_LACK_EXPERTS = 1 << 16   // a file with 0 experts means the shared expert alone
 };
 
 struct mb_hf_family {

@@ -156,6 +156,14 @@ static moeblock_status map_width(const struct mb_hf_source *source, int64_t hidd
     return mb_hf_int_required(source, mb_hf_width_meaning(source), width);
 }
 
+// Whether the file has no routed experts and the family allows that.
+static bool lacks_experts(const struct mb_hf_source *source)
+{
+    const char *key;
+    const json_t *count = mb_hf_find(source, MB_HF_EXPERTS, &key);
+    return source->family->flags & MB_HF_MAY_LACK_EXPERTS && json_is_integer(count) && !json_integer_value(count);
+}
+
 static moeblock_status map_sizes(struct mb_hf_source *source, int64_t layer, moeblock_config *config)
 {
     int64_t layers, hidden, experts, top_k, width;
@@ -163,8 +171,10 @@ static moeblock_status map_sizes(struct mb_hf_source *source, int64_t layer, moe
     MB_TRY(mb_hf_layer_count(source, &layers));
     MB_TRY(mb_hf_choose_layer(source, layer, layers, list, sizeof list));
     MB_TRY(mb_hf_int_required(source, MB_HF_HIDDEN_SIZE, &hidden));
-    MB_TRY(mb_hf_int_required(source, MB_HF_EXPERTS, &experts));
-    top_k = source->family->expert->fixed_k;
+    const bool none = lacks_experts(source);
+    experts = none; // one that never runs, which gets all tokens
+    if (!none) MB_TRY(mb_hf_int_required(source, MB_HF_EXPERTS, &experts));
+    top_k = none ? 1 : source->family->expert->fixed_k;
     if (!top_k) MB_TRY(mb_hf_int_required(source, MB_HF_TOP_K, &top_k));
     MB_TRY(map_width(source, hidden, &width));
     mb_hf_set_text(config, config->model_type, sizeof config->model_type, source->model_type);
@@ -295,7 +305,7 @@ static moeblock_status map_experts(const struct mb_hf_source *source, moeblock_c
     if (source->family->storage->pattern[MB_ROLE_LATENT_DOWN]) MB_TRY(mb_hf_int(source, MB_HF_LATENT, &latent));
 
     mb_hf_set_text(config, config->expert_type, sizeof config->expert_type, "distributed");
-    SET(config, routed_enabled, true);
+    SET(config, routed_enabled, !lacks_experts(source));
     set_feed_forward(config, &config->routed, expert, kind, limit, alpha, expert->bias);
     SET(config, output_bias, expert->output_bias);
     SET(config, out_norm, expert->out_norm);
