@@ -192,9 +192,9 @@ static const struct mb_hf_need count_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SHARED_COUNT}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
 static const struct mb_hf_need scaled_count_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SHARED_COUNT}, {MB_HF_ALWAYS, MB_HF_SCALE}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
-static const struct mb_hf_need axk1_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_COUNT},    {MB_HF_ALWAYS, MB_HF_GROUPS},
-                                               {MB_HF_ALWAYS, MB_HF_SCALE},           {MB_HF_ALWAYS, MB_HF_RMS_EPS},
-                                               {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
+static const struct mb_hf_need axk1_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_COUNT}, {MB_HF_ALWAYS, MB_HF_GROUPS},
+                                               {MB_HF_ALWAYS, MB_HF_SCALE},        {MB_HF_ALWAYS, MB_HF_RMS_EPS},
+                                               {MB_HF_ALWAYS, MB_HF_TOPK_GROUP},   {0, 0}};
 static const struct mb_hf_need width_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_WIDTH}, {0, 0}};
 static const struct mb_hf_need scaled_width_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SHARED_WIDTH}, {MB_HF_ALWAYS, MB_HF_SCALE}, {0, 0}};
@@ -217,7 +217,7 @@ static const struct mb_hf_need note_needs[] = {{MB_HF_ALWAYS, MB_HF_SHARED_COUNT
                                                {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP},
                                                {0, 0}};
 static const struct mb_hf_need beam_needs[] = {
-    {MB_HF_ALWAYS, MB_HF_SCALE}, {MB_HF_ALWAYS, MB_HF_GROUPS}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
+    {MB_HF_ALWAYS, MB_HF_SCALE}, {MB_HF_ALWAYS, MB_HF_GROUPS}, {MB_HF_ALWAYS, MB_HF_TOPK_GROUP}, {0, 0}};
 static const struct mb_hf_need scale_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SCALE}, {MB_HF_WITH_GROUPS, MB_HF_TOPK_GROUP}, {0, 0}};
 static const struct mb_hf_need muse_needs[] = {{MB_HF_ALWAYS, MB_HF_SCALE},         {MB_HF_ALWAYS, MB_HF_LOGIT_SCALE},
