@@ -33,8 +33,8 @@ static bool by_block(const struct mb_hf_source *source)
 
 static void check_sizes(const struct mb_hf_source *source, struct missing *missing)
 {
-    const enum mb_hf_meaning sizes[] = {MB_HF_HIDDEN_SIZE, MB_HF_EXPERTS, MB_HF_TOP_K,
-                                        mb_hf_width_meaning(source), MB_HF_LAYERS};
+    const enum mb_hf_meaning sizes[] = {MB_HF_HIDDEN_SIZE, MB_HF_EXPERTS, MB_HF_TOP_K, mb_hf_width_meaning(source),
+                                        MB_HF_LAYERS};
     const char *key;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         // The list of blocks has a letter or word a layer.

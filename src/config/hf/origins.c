@@ -97,7 +97,6 @@ void mb_hf_note_keys(const struct mb_hf_source *source, moeblock_config *config)
 {
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) note(source, rows[i].meaning, rows[i].path, config);
     if (!source->family->expert->fixed_width)
-        note(source, mb_hf_width_meaning(source), "experts.distributed.intermediate_size",
-             config);
+        note(source, mb_hf_width_meaning(source), "experts.distributed.intermediate_size", config);
     config->model_scope = source->scope_name;
 }
