@@ -247,6 +247,26 @@ variant("nllb_moe", prefix=f"model.encoder.layers.{fam.LAYER}.")(renamed("nllb_m
 variant("PanguProMoE")(renamed("PanguProMoE", pangu_pro))
 
 
+@variant("inkling2_loop", prefix=f"model.llm.layers.{fam.LAYER}.")
+def inkling2_loop(store):
+    text, result = fam.inkling2(store)
+    return {"model_type": "inkling2_loop", "text_config": {**text, "model_type": "inkling2_loop_text"}}, result
+
+
+@variant("hy_v4_vl", prefix=f"model.language_model.layers.{fam.LAYER}.")
+def hy_v4_vl(store):
+    text, result = fam.hy_v4(store)
+    return {"model_type": "hy_v4_vl", "text_config": {**text, "model_type": "hy_v4_vl_text"}}, result
+
+
+@variant("lara_mini")
+def lara_mini(store):
+    config = {**keys("lara_mini"), **fam.QWEN_KEYS, "norm_topk_prob": False, "shared_expert_intermediate_size": 20}
+    result = fam.qwen_like(store, lambda logits: f.softmax_gate(logits, K, False), 20, names=("g{e}", "u{e}", "d{e}"))
+    fam.stack(store, "mlp.experts.gate_up_proj", "mlp.experts.down_proj", E)
+    return config, result
+
+
 @variant("inkling_mm_model", prefix=f"model.llm.layers.{fam.LAYER}.")
 def inkling_wrapped(store):
     text, result = fam.inkling(store)

@@ -326,7 +326,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"cohere2_moe", NULL, MODEL, &top_k_either, &plain, &mb_hf_deepseek, COUNT, ALL, cohere_values, NORM | WIDE, cohere_needs},
     {"llama4", "text_config", WRAPPED, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE, NULL},
     {"llama4_text", NULL, MODEL, &top_k_then_sigmoid, &plain, &mb_hf_llama4, ONE, MB_HF_LISTED_OR_STEP, NULL, WIDE, NULL},
-    // Further ones of transformers up to 5.23 (moe-families 9)
+    // Further ones of transformers up to 5.24 (moe-families 9)
     {"beam", NULL, MODEL, &moe_gate_scaled_output, &plain, &mb_hf_deepseek, NONE, DENSE_FIRST, v3_values, NORM | SCALE, beam_needs},
     {"flint", NULL, MODEL, &sigmoid_plain, &plain, &mb_hf_qwen, WIDTH, STEPS, v3_values, NORM, width_needs},
     {"kolibri1", NULL, MODEL, &sigmoid_of_logits, &plain, &mb_hf_kolibri, WIDTH, ALL, v3_values, NORM_SAID, width_needs},
@@ -334,7 +334,10 @@ const struct mb_hf_family mb_hf_families[] = {
     {"inkling", NULL, LLM, &joint, &plain, &mb_hf_inkling, NONE, DENSE_FIRST, v3_values, SCALE | MB_HF_DENSE_WIDTH_APART, joint_needs},
     {"inkling_mm_model", "text_config", LLM, &joint, &plain, &mb_hf_inkling, NONE, DENSE_FIRST, v3_values, SCALE | MB_HF_DENSE_WIDTH_APART, joint_needs},
     {"inkling2", NULL, LLM, &sigmoid_biased_1e20, &situ, &mb_hf_inkling, NONE, ALL, v3_values, NORM | SCALE, situ_needs},
+    {"inkling2_loop", NULL, LLM, &sigmoid_biased_1e20, &situ, &mb_hf_inkling, NONE, ALL, v3_values, NORM | SCALE, situ_needs},
     {"hy_v4", NULL, MODEL, &moe_gate, &clamped_routed, &mb_hf_mistral4, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
+    {"hy_v4_vl", "text_config", VISION_TEXT, &moe_gate, &clamped_routed, &mb_hf_mistral4, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
+    {"lara_mini", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_qwen_stacked, WIDTH, ALL, NULL, NORM, width_needs},
     {"glm5_next", "text_config", VISION_TEXT, &moe_gate, &clamped_before, &mb_hf_deepseek, COUNT, DENSE_FIRST, v3_values, NORM | SCALE, scaled_count_needs},
     {"dots3_note", "text_config", MODEL, &moe_gate, &plain, &mb_hf_deepseek, COUNT, DENSE_FIRST, dots_values, NORM | SCALE, note_needs},
     {"dots3_note_vision_encoder", NULL, "vision_encoder.blocks.{layer}", &sigmoid_biased_1e20, &plain, &mb_hf_dots_vision, NONE, ALL, NULL, SCALE, scale_needs},
