@@ -162,9 +162,11 @@ static int make_cases(struct bench *bench)
 // What the limits are compared with: the compute type of what was loaded.
 static unsigned peaks_for(moeblock_compute compute)
 {
-    const char *const name = cli_compute_name(compute);
-    if (strcmp(name, "f32") == 0) return CLI_PEAK_F32;
-    return strcmp(name, "int16") == 0 ? CLI_PEAK_INT16 : CLI_PEAK_BF16;
+    static const unsigned peaks[] = {[MOEBLOCK_COMPUTE_F32] = CLI_PEAK_F32,
+                                     [MOEBLOCK_COMPUTE_BF16] = CLI_PEAK_BF16,
+                                     [MOEBLOCK_COMPUTE_INT16] = CLI_PEAK_INT16,
+                                     [MOEBLOCK_COMPUTE_BF16X2] = CLI_PEAK_BF16X2};
+    return peaks[compute];
 }
 
 static int prepare(struct bench *bench)

@@ -39,10 +39,12 @@ static const char *why_chosen(const struct cli_args *args)
     return why;
 }
 
-// What --compute auto stands for on this machine where all weights have integers.
-static const char *automatic(void)
+// What --compute auto stands for on this machine where weights are stored in 16 bits or fewer; in fp4 with a scale per
+// 32 inputs.
+static const char *automatic(bool mxfp4)
 {
-    return cli_compute_name(mb_kernels_prefer_int16() ? MOEBLOCK_COMPUTE_INT16 : MOEBLOCK_COMPUTE_BF16);
+    if (mxfp4 && mb_kernels_prefer_int16()) return cli_compute_name(MOEBLOCK_COMPUTE_INT16);
+    return cli_compute_name(mb_kernels_prefer_bf16x2() ? MOEBLOCK_COMPUTE_BF16X2 : MOEBLOCK_COMPUTE_BF16);
 }
 
 static void print_json(const struct cli_session *session, const struct cli_args *args,
@@ -55,7 +57,8 @@ static void print_json(const struct cli_session *session, const struct cli_args 
     json_object_set_new(document, "levels", levels_json());
     json_object_set_new(document, "level", json_string(moeblock_context_level(session->context)));
     json_object_set_new(document, "level_reason", json_string(why_chosen(args)));
-    json_object_set_new(document, "auto_compute_mxfp4", json_string(automatic()));
+    json_object_set_new(document, "auto_compute", json_string(automatic(false)));
+    json_object_set_new(document, "auto_compute_mxfp4", json_string(automatic(true)));
     json_object_set_new(document, "threads", json_integer(moeblock_context_threads(session->context)));
     json_object_set_new(document, "memory_bytes", json_integer((json_int_t)machine->memory_bytes));
     json_object_set_new(document, "memory_available_bytes", json_integer((json_int_t)machine->available_bytes));
@@ -80,7 +83,8 @@ static void print_text(const struct cli_session *session, const struct cli_args 
     for (int i = 0; (name = moeblock_level(i, &usable, &reason)); i++)
         printf("%-12s%-10s %s: %s\n", i ? "" : "levels", name, usable ? "usable" : "not usable", reason);
     printf("chosen      %s: %s\n", moeblock_context_level(session->context), why_chosen(args));
-    printf("compute     auto is %s for mxfp4 weights in one process\n", automatic());
+    printf("compute     auto is %s in one process, %s for mxfp4 weights, f32 for f32 and f16\n", automatic(false),
+           automatic(true));
     printf("threads     %d\n", moeblock_context_threads(session->context));
     printf("memory      %s, %s available\n", cli_bytes_text((double)machine->memory_bytes, total),
            cli_bytes_text((double)machine->available_bytes, available));

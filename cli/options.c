@@ -26,9 +26,9 @@ const struct cli_option cli_options[] = {
      .help = "prefill obeys the configuration's chunk sizes, decode takes all rows as one batch; the numbers are "
              "the same"},
     {.name = "compute", .commands = "run bench plan", .type = CLI_CHOICE, .offset = AT(compute), .value = "TYPE",
-     .fallback = "auto", .choices = "auto f32 bf16 int16",
-     .help = "type that the experts compute in; auto: f32 for f32 and f16 weights, bf16 for all others (int16 where `info` "
-             "says so); int16: exact sums of integers, for mxfp4 weights"},
+     .fallback = "auto", .choices = "auto f32 bf16 int16 bf16x2",
+     .help = "type that the experts compute in; auto: f32 for f32 and f16 weights, bf16 for all others (or what `info` says); "
+             "int16: exact sums of integers, for mxfp4 weights; bf16x2: bf16 with sums as AMX tiles add them"},
     {.name = "router-out", .commands = "run route", .type = CLI_FILE, .offset = AT(router_out), .value = "PREFIX",
      .help = "writes PREFIX_ids.npy (int32 [T, k]) and PREFIX_weights.npy (float32 [T, k]), in descending weight"},
     {.name = "compare", .commands = "run", .type = CLI_FILE, .offset = AT(compare), .value = "REF.npy",

@@ -8,12 +8,12 @@
 #include <stdint.h>
 
 // Compute types that a kind of instruction may serve.
-enum { CLI_PEAK_F32 = 1, CLI_PEAK_BF16 = 2, CLI_PEAK_INT16 = 4 };
+enum { CLI_PEAK_F32 = 1, CLI_PEAK_BF16 = 2, CLI_PEAK_INT16 = 4, CLI_PEAK_BF16X2 = 8 };
 
 struct cli_peak {
     const char *name;
     uint32_t features;                                // of mb_cpu_feature; 0: any machine
-    unsigned serves;                                  // of CLI_PEAK_*; 0: shown, and never a limit
+    unsigned serves;                                  // of CLI_PEAK_*
     double flops_per_step;                            // multiply and add counted as two
     void (*run)(int64_t steps, volatile float *kept); // `kept` keeps the products from being optimised away
 };

@@ -118,7 +118,8 @@ int cli_open_weights(struct cli_session *session, const char *path)
 static const char *const compute_names[] = {[MOEBLOCK_COMPUTE_AUTO] = "auto",
                                             [MOEBLOCK_COMPUTE_F32] = "f32",
                                             [MOEBLOCK_COMPUTE_BF16] = "bf16",
-                                            [MOEBLOCK_COMPUTE_INT16] = "int16"};
+                                            [MOEBLOCK_COMPUTE_INT16] = "int16",
+                                            [MOEBLOCK_COMPUTE_BF16X2] = "bf16x2"};
 
 moeblock_compute cli_compute_of(const char *name)
 {

@@ -5,7 +5,7 @@ set(avx512_flags -mavx2 -mf16c -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl 
 set(moeblock_level_flags_avx2 -mavx2 -mfma -mf16c)
 set(moeblock_level_flags_avx512 ${avx512_flags})
 set(moeblock_level_flags_avx512vnni ${avx512_flags} -mavx512vnni)
-set(moeblock_level_flags_amx ${avx512_flags} -mavx512vnni -mamx-tile -mamx-bf16)
+set(moeblock_level_flags_amx ${avx512_flags} -mavx512vnni -mavx512vbmi -mamx-tile -mamx-bf16)
 set(moeblock_level_flags_avx512bf16 ${avx512_flags} -mavx512vnni -mavx512vbmi -mavx512bf16)
 # gcc 12 places the frames that the address sanitizer checks after their return at multiples of 32 bytes, and stores to
 # them as if of 64.

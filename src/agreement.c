@@ -48,9 +48,14 @@ static bool is_place(const moeblock_config *config, size_t row)
     return field == config->weight_path || field == config->placement || field == config->name;
 }
 
+static const char *compute_name(moeblock_compute compute)
+{
+    static const char *const names[] = {"auto", "f32", "bf16", "int16", "bf16x2"};
+    return names[compute];
+}
+
 static void describe_block(const moeblock_block *block, struct lines *lines)
 {
-    static const char *const compute[] = {"auto", "f32", "bf16", "int16"};
     const moeblock_config *config = block->config;
     const struct mb_placement_table *placement = &block->placement;
     const uint16_t one = 1;
@@ -59,7 +64,7 @@ static void describe_block(const moeblock_block *block, struct lines *lines)
     add(lines, "library version", moeblock_version());
     add(lines, "byte order", *(const unsigned char *)&one ? "little" : "big");
     add(lines, "mesh", value);
-    add(lines, "compute", compute[(unsigned)block->requested & 3]);
+    add(lines, "compute", compute_name(block->requested));
     for (size_t i = 0; i < mb_schema_count; i++) {
         if (mb_schema[i].type == MB_TYPE_IGNORED || mb_schema[i].folded || is_place(config, i)) continue;
         if (!mb_value_matters(config, (int)i)) continue;
@@ -99,13 +104,12 @@ static uint64_t identity(const moeblock_block *block, moeblock_weights *weights,
 static void describe_weights(const moeblock_block *block, moeblock_weights *weights, const struct mb_weight_set *set,
                              struct lines *lines)
 {
-    static const char *const compute[] = {"auto", "f32", "bf16", "int16"};
     const int64_t layer = mb_block_layer(block->config);
     char value[32];
     snprintf(value, sizeof value, "%" PRId64, layer);
     add(lines, "layer", value);
     add(lines, "stored format", set->format);
-    add(lines, "compute", compute[(unsigned)set->compute & 3]);
+    add(lines, "compute", compute_name(set->compute));
     add(lines, "what columns exchange", set->columns.sums ? "sums" : "activations");
     for (int role = 0; role < MB_ROLES; role++) {
         if (!mb_role_wanted(block->config, (enum mb_role)role)) continue;
@@ -129,14 +133,15 @@ static struct lines new_lines(const moeblock_block *block)
     return lines;
 }
 
-// Ranks may be different machines. What they choose for themselves is what all of them can do: int16 compute for AUTO,
-// and for float32 compute sums that have the same bits everywhere.
+// Ranks may be different machines. What they choose for themselves is what all of them do well: the compute type for
+// AUTO, and for float32 compute sums that have the same bits everywhere.
 static moeblock_status agree_machine(moeblock_block *block, moeblock_error *error)
 {
-    int64_t no_int16_apart[] = {!block->may_be_int16, !block->context->kernels->fused};
-    MB_TRY(mb_mesh_agree(block->mesh, no_int16_apart, 2, MOEBLOCK_OK, error));
-    block->may_be_int16 = !no_int16_apart[0];
-    block->rounds_apart = no_int16_apart[1];
+    int64_t any[] = {!block->may_be_int16, !block->may_be_bf16x2, !block->context->kernels->fused};
+    MB_TRY(mb_mesh_agree(block->mesh, any, 3, MOEBLOCK_OK, error));
+    block->may_be_int16 = !any[0];
+    block->may_be_bf16x2 = !any[1];
+    block->rounds_apart = any[2];
     return MOEBLOCK_OK;
 }
 

@@ -72,6 +72,7 @@ moeblock_block *mb_block_new(moeblock_context *context, moeblock_mesh *mesh, moe
     block->backend = &mb_backend_cpu;
     block->requested = compute;
     block->may_be_int16 = context->prefers_int16;
+    block->may_be_bf16x2 = context->prefers_bf16x2;
     return block;
 }
 
@@ -100,9 +101,10 @@ moeblock_status moeblock_block_create(moeblock_context *context, const moeblock_
     moeblock_block_options chosen;
     moeblock_status status = mb_options_read(&chosen, sizeof chosen, options, "moeblock_block_options", &reason);
     if (status == MOEBLOCK_OK &&
-        ((int)chosen.compute < MOEBLOCK_COMPUTE_AUTO || chosen.compute > MOEBLOCK_COMPUTE_INT16))
-        status = mb_fail(&reason, MOEBLOCK_INVALID_ARGUMENT,
-                         "creating a block: compute is %d, expected AUTO, F32, BF16 or INT16", (int)chosen.compute);
+        ((int)chosen.compute < MOEBLOCK_COMPUTE_AUTO || chosen.compute > MOEBLOCK_COMPUTE_BF16X2))
+        status =
+            mb_fail(&reason, MOEBLOCK_INVALID_ARGUMENT,
+                    "creating a block: compute is %d, expected AUTO, F32, BF16, INT16 or BF16X2", (int)chosen.compute);
     moeblock_block *block = mb_block_new(context, mesh, chosen.compute, error);
     if (!block) return MOEBLOCK_OUT_OF_MEMORY;
     if (status == MOEBLOCK_OK) status = mb_block_fill(block, config, &reason);

@@ -76,6 +76,7 @@ static moeblock_status fill(moeblock_context *context, const moeblock_context_op
         }
     }
     context->prefers_int16 = mb_kernels_prefer_int16();
+    context->prefers_bf16x2 = mb_kernels_prefer_bf16x2();
     MB_TRY(choose_kernels(context, options->cpu_level, error));
     MB_TRY(mb_routers_register(context, error));
     return mb_experts_register(context, error);

@@ -137,7 +137,10 @@ moeblock_status mb_reference_decode(struct mb_reference *r, const struct mb_matr
                        m->codes.name, s.format->name);
     const bool scaled = mb_packed_info_of(s.format->packed).scaled || s.integers;
     if (!s.group) s.group = m->columns;
-    *out = (struct mb_linear){.rows = m->rows, .columns = m->columns, .integers = s.integers};
+    *out = (struct mb_linear){.rows = m->rows,
+                              .columns = m->columns,
+                              .integers = s.integers,
+                              .even_odd = rounds && r->compute == MOEBLOCK_COMPUTE_BF16X2};
     out->group = scaled && !totals ? s.group : m->columns;
     const int64_t groups = (m->columns + out->group - 1) / out->group;
     MB_TRY(read_whole(r, &m->codes, &s.codes));
@@ -152,7 +155,7 @@ moeblock_status mb_reference_decode(struct mb_reference *r, const struct mb_matr
         for (int64_t j = 0; j < m->columns; j++) {
             float *w = &out->w[n * m->columns + j];
             *w = weight(&s, n, out->order ? out->order[j] : j, j / s.group);
-            if (rounds && r->compute == MOEBLOCK_COMPUTE_BF16) *w = mb_round_bf16(*w);
+            if (rounds && r->compute != MOEBLOCK_COMPUTE_F32) *w = mb_round_bf16(*w);
         }
         for (int64_t g = 0; scaled && g < groups; g++) {
             const float value = totals ? number(MOEBLOCK_F32, s.total + 4 * m->total_offset)

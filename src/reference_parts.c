@@ -57,7 +57,10 @@ moeblock_status mb_reference_vector(struct mb_reference *r, enum mb_role role, i
 
 // --- arithmetic -----------------------------------------------------------------------------------------------------
 
-enum { INTEGERS = 32 }; // that share a scale in INT16
+enum {
+    INTEGERS = 32, // that share a scale in INT16
+    PAIRED = 32,   // inputs whose even and odd ones are summed apart in BF16X2
+};
 
 int64_t mb_reference_length(const struct mb_reference *r, int64_t n)
 {
@@ -86,7 +89,7 @@ static float to_integers(const float *from, int64_t n, float *integers)
 void mb_reference_row(const struct mb_reference *r, const float *from, int64_t n, float *row)
 {
     for (int64_t i = 0; i < n && r->compute != MOEBLOCK_COMPUTE_INT16; i++)
-        row[i] = r->compute == MOEBLOCK_COMPUTE_BF16 ? mb_round_bf16(from[i]) : from[i];
+        row[i] = r->compute == MOEBLOCK_COMPUTE_F32 ? from[i] : mb_round_bf16(from[i]);
     for (int64_t i = 0; i < n && r->compute == MOEBLOCK_COMPUTE_INT16; i += INTEGERS)
         row[n + i / INTEGERS] = to_integers(from + i, n - i < INTEGERS ? n - i : INTEGERS, row + i);
 }
@@ -113,20 +116,33 @@ static float integer_dot(const struct mb_linear *m, int64_t n, const float *row)
     return sum;
 }
 
+// Products of inputs [k0, k1) of output n, added up.
+static float chain_of(const struct mb_linear *m, int64_t n, const float *x, int64_t k0, int64_t k1)
+{
+    const float *w = m->w + n * m->columns;
+    float chain = 0.0f, even = 0.0f, odd = 0.0f;
+    for (int64_t k = k0; k < k1; k++) {
+        const float product = w[k] * x[m->order ? m->order[k] : k];
+        float *sum = !m->even_odd ? &chain : (k - k0) % 2 ? &odd : &even;
+        *sum = *sum + product;
+        if (!m->even_odd || ((k + 1 - k0) % PAIRED != 0 && k + 1 < k1)) continue;
+        chain = chain + (even + odd);
+        even = odd = 0.0f;
+    }
+    return chain;
+}
+
 float mb_reference_dot(const struct mb_linear *m, int64_t n, const float *x)
 {
     if (m->integers) {
         const float sum = integer_dot(m, n, x);
         return mb_one_nan(m->bias ? sum + m->bias[n] : sum);
     }
-    const float *w = m->w + n * m->columns;
     const int64_t groups = (m->columns + m->group - 1) / m->group;
     float sum = 0.0f;
     for (int64_t g = 0; g < groups; g++) {
-        float chain = 0.0f;
-        for (int64_t k = g * m->group; k < (g + 1) * m->group && k < m->columns; k++) {
-            chain = chain + w[k] * x[m->order ? m->order[k] : k];
-        }
+        const int64_t k0 = g * m->group, k1 = k0 + m->group;
+        const float chain = chain_of(m, n, x, k0, k1 < m->columns ? k1 : m->columns);
         sum = m->scale ? sum + m->scale[n * groups + g] * chain : chain;
     }
     return mb_one_nan(m->bias ? sum + m->bias[n] : sum);

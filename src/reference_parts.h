@@ -11,7 +11,7 @@
 // With `integers` w holds integers, and x a row of mb_reference_row.
 struct mb_linear {
     int64_t rows, columns, group;
-    bool integers;
+    bool integers, even_odd; // even_odd: chains of BF16X2 compute
     float *w, *scale, *bias; // scale [rows][columns / group, rounded up] or NULL; bias [rows] or NULL
     int32_t *order;          // [columns], or NULL: ascending
 };

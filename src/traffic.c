@@ -7,6 +7,7 @@
 #include "backend/wire.h"
 #include "base/arith.h"
 #include "base/status.h"
+#include "experts/expert.h"
 #include "kernels/int16.h"
 
 moeblock_status mb_routing_create(const moeblock_allocator *allocator, int ep, int64_t experts, struct mb_routing *out,
@@ -212,7 +213,7 @@ void mb_traffic_add(const struct mb_traffic_shape *shape, const struct mb_routin
                     struct mb_traffic *out)
 {
     const moeblock_config *config = shape->config;
-    const size_t element = shape->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4;
+    const size_t element = mb_has_bf16_rows(shape->compute) ? 2 : 4;
     const int64_t tokens = routing->tokens[e], width = config->latent_size ? config->latent_size : config->hidden_size;
     const size_t row = shape->compute == MOEBLOCK_COMPUTE_INT16 ? mb_int16_row_bytes(width) : (size_t)width * element;
     const size_t output = shape->compute == MOEBLOCK_COMPUTE_F32 ? 4 : 2;

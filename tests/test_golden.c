@@ -88,7 +88,7 @@ static void check_accuracy(const struct golden_case *golden, const struct golden
 {
     const double got = golden_error(golden, run->y), allowed = golden_allowed(golden, computed(run));
     const int64_t row = golden_router_difference(golden, run->ids, run->weights);
-    static const char *const names[] = {"auto", "f32", "bf16", "int16"};
+    static const char *const names[] = {"auto", "f32", "bf16", "int16", "bf16x2"};
     printf("  %-34s error %.2e  allowed %.1e  %s\n", golden->name, got, allowed, names[computed(run)]);
     if (!(got <= allowed)) fail_msg("%s: relative rms %.3e, allowed %.3e", golden->name, got, allowed);
     if (row >= 0) fail_msg("%s: ids or weights differ in row %lld", golden->name, (long long)row);
@@ -99,8 +99,8 @@ static void check_accuracy(const struct golden_case *golden, const struct golden
 // Whether the level multiplies and adds in one rounding, which shows in F32 compute (docs/numerics.md).
 static bool fused(const char *level) { return mb_kernels_select(level, NULL)->fused; }
 
-// At every level the same ids and weights; in BF16 and INT16 compute the same y as the reference, in F32 compute the
-// reference's at the levels with separate roundings, and one y at the others.
+// At every level the same ids and weights; in BF16, INT16 and BF16X2 compute the same y as the reference, in F32
+// compute the reference's at the levels with separate roundings, and one y at the others.
 static void check_levels(const struct golden_case *golden, const struct golden_run *first)
 {
     struct golden_run runs[2] = {{0}};
@@ -177,6 +177,19 @@ static void check_int16(const struct golden_case *golden)
     golden_run_free(golden, &bf16);
 }
 
+// The compute type of bfloat16 rows that AUTO is not on this machine.
+static void check_other_bf16(const struct golden_case *golden, moeblock_compute automatic)
+{
+    struct golden_run run;
+    const moeblock_compute compute =
+        automatic == MOEBLOCK_COMPUTE_BF16X2 ? MOEBLOCK_COMPUTE_BF16 : MOEBLOCK_COMPUTE_BF16X2;
+    run_or_fail(golden, &(struct golden_settings){.compute = compute}, &run);
+    check_accuracy(golden, &run);
+    check_variants(golden, &run);
+    check_levels(golden, &run);
+    golden_run_free(golden, &run);
+}
+
 static bool check_case(const char *name)
 {
     struct golden_case golden;
@@ -189,12 +202,14 @@ static bool check_case(const char *name)
         check_accuracy(&golden, &run);
         check_variants(&golden, &run);
         check_levels(&golden, &run);
+        const moeblock_compute automatic = computed(&run);
         // Stored bf16 weights computed in f32, and the other way round: the other compute type holds its bound too.
         golden_run_free(&golden, &run);
         run_or_fail(&golden, &(struct golden_settings){.compute = MOEBLOCK_COMPUTE_F32}, &run);
         check_accuracy(&golden, &run);
         golden_run_free(&golden, &run);
         check_int16(&golden);
+        check_other_bf16(&golden, automatic);
     } else {
         printf("  %-34s skipped: %s\n", name, error.message);
         if (is_required(&golden)) fail_msg("%s must run: %s", name, error.message);

@@ -49,10 +49,11 @@ static void refused(const struct tiny_block *tiny, const moeblock_tensor *tensor
         if (!strstr(error.message, parts[i])) fail_msg("no \"%s\" in: %s", parts[i], error.message);
 }
 
-// What AUTO stands for on this machine where all weights have integers.
-static moeblock_compute automatic(void)
+// What AUTO stands for on this machine.
+static moeblock_compute automatic(bool integers)
 {
-    return mb_kernels_prefer_int16() ? MOEBLOCK_COMPUTE_INT16 : MOEBLOCK_COMPUTE_BF16;
+    if (integers && mb_kernels_prefer_int16()) return MOEBLOCK_COMPUTE_INT16;
+    return mb_kernels_prefer_bf16x2() ? MOEBLOCK_COMPUTE_BF16X2 : MOEBLOCK_COMPUTE_BF16;
 }
 
 static void formats_without_integers(void **state)
@@ -62,7 +63,8 @@ static void formats_without_integers(void **state)
         const struct mb_format_info *info = &mb_format_table[format];
         const struct tiny_settings settings = {.format = (enum mb_format)format, .seed = 3};
         // In tensors this small a tile of 128 x 128 is the whole tensor.
-        const char *name = format == MB_FORMAT_CT_FP8_BLOCK ? "ct_fp8" : info->name;
+        const bool alike = format == MB_FORMAT_CT_FP8_BLOCK || format == MB_FORMAT_FBGEMM_FP8;
+        const char *name = alike ? "ct_fp8" : info->name;
         struct tiny_block tiny;
         if (info->told) continue; // refused before that: the description must name it
         tiny_make(&tiny, shared_text, &settings);
@@ -72,7 +74,7 @@ static void formats_without_integers(void **state)
             assert_int_equal(load(&tiny, tiny.tensors, tiny.count, MOEBLOCK_COMPUTE_INT16, &got, &error), MOEBLOCK_OK);
             assert_int_equal(got, MOEBLOCK_COMPUTE_INT16);
             assert_int_equal(load(&tiny, tiny.tensors, tiny.count, MOEBLOCK_COMPUTE_AUTO, &got, &error), MOEBLOCK_OK);
-            assert_int_equal(got, automatic());
+            assert_int_equal(got, automatic(true));
         } else {
             refused(&tiny, tiny.tensors, tiny.count, "mlp.experts.0.", name);
         }
@@ -98,7 +100,7 @@ static void mixed_formats(void **state)
     moeblock_error error = {MOEBLOCK_OK, ""};
     moeblock_compute got;
     assert_int_equal(load(&routed, tensors, count, MOEBLOCK_COMPUTE_AUTO, &got, &error), MOEBLOCK_OK);
-    assert_int_equal(got, MOEBLOCK_COMPUTE_BF16);
+    assert_int_equal(got, automatic(false));
     tiny_free(&routed);
     tiny_free(&shared);
 }
@@ -113,7 +115,7 @@ static void latent_projections(void **state)
     moeblock_error error = {MOEBLOCK_OK, ""};
     moeblock_compute got;
     assert_int_equal(load(&tiny, tiny.tensors, tiny.count, MOEBLOCK_COMPUTE_AUTO, &got, &error), MOEBLOCK_OK);
-    assert_int_equal(got, MOEBLOCK_COMPUTE_BF16);
+    assert_int_equal(got, automatic(false));
     tiny_free(&tiny);
 }
 

@@ -344,7 +344,8 @@ struct unlike {
     const char *name, *level; // of rank 1; NULL: as the others
     bool prefers[2];          // int16 on this machine: rank 1, the others
     moeblock_compute asked, computed;
-    bool apart; // float32 products and sums
+    bool apart;    // float32 products and sums
+    bool tiles[2]; // as prefers, bf16x2
 };
 
 struct unlike_job {
@@ -370,6 +371,7 @@ static void unlike_rank(void *argument, moeblock_mesh *mesh)
     assert_int_equal(moeblock_context_create(&options, &rank.context, &error), MOEBLOCK_OK);
     const struct mb_kernels *const level = rank.context->kernels;
     rank.context->prefers_int16 = unlike->prefers[!other];
+    rank.context->prefers_bf16x2 = unlike->tiles[!other];
     assert_int_equal(moeblock_config_open(rank.context, job->golden.folder, &config, &rank.config, &error), 0);
     assert_int_equal(moeblock_block_create(rank.context, rank.config, mesh, &compute, &rank.block, &error), 0);
     if (moeblock_block_load_files(rank.block, job->golden.folder, NULL, &error)) fail_msg("%s", error.message);
@@ -387,13 +389,45 @@ static void unlike_machines(void **state)
 {
     (void)state;
     static const struct unlike tests[] = {
-        {"deepseek_v3-f32", "generic", {false, false}, MOEBLOCK_COMPUTE_F32, MOEBLOCK_COMPUTE_F32, true},
-        {"deepseek_v3-f32", "generic", {false, false}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_F32, true},
-        {"nemotron_h_latent-bf16", "generic", {false, false}, MOEBLOCK_COMPUTE_F32, MOEBLOCK_COMPUTE_F32, true},
-        {"deepseek_v3-bf16", "generic", {false, true}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_BF16, false},
-        {"gpt_oss_mxfp4", NULL, {true, true}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_INT16, false},
-        {"gpt_oss_mxfp4", NULL, {false, true}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_BF16, false},
-        {"gpt_oss_mxfp4", "generic", {true, false}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_BF16, false},
+        {"deepseek_v3-f32",
+         "generic",
+         {false, false},
+         MOEBLOCK_COMPUTE_F32,
+         MOEBLOCK_COMPUTE_F32,
+         true,
+         {false, false}},
+        {"deepseek_v3-f32",
+         "generic",
+         {false, false},
+         MOEBLOCK_COMPUTE_AUTO,
+         MOEBLOCK_COMPUTE_F32,
+         true,
+         {false, false}},
+        {"nemotron_h_latent-bf16",
+         "generic",
+         {false, false},
+         MOEBLOCK_COMPUTE_F32,
+         MOEBLOCK_COMPUTE_F32,
+         true,
+         {false, false}},
+        {"deepseek_v3-bf16",
+         "generic",
+         {false, true},
+         MOEBLOCK_COMPUTE_AUTO,
+         MOEBLOCK_COMPUTE_BF16,
+         false,
+         {false, false}},
+        {"deepseek_v3-bf16", NULL, {false, false}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_BF16X2, false, {true, true}},
+        {"deepseek_v3-bf16", NULL, {false, false}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_BF16, false, {true, false}},
+        {"gpt_oss_mxfp4", NULL, {true, true}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_INT16, false, {true, true}},
+        {"gpt_oss_mxfp4", NULL, {false, true}, MOEBLOCK_COMPUTE_AUTO, MOEBLOCK_COMPUTE_BF16, false, {false, false}},
+        {"gpt_oss_mxfp4",
+         "generic",
+         {true, false},
+         MOEBLOCK_COMPUTE_AUTO,
+         MOEBLOCK_COMPUTE_BF16,
+         false,
+         {false, false}},
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
         const struct unlike *const unlike = &tests[i];

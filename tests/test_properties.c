@@ -48,7 +48,8 @@ static void make_sample(struct sample *out, unsigned seed)
     uint64_t random = seed * 77777u + 5;
     const uint32_t score = tiny_random(&random, COUNT(scores));
     *out = (struct sample){.format = (enum mb_format)tiny_random(&random, MB_FORMATS), .seed = seed};
-    out->compute = tiny_random(&random, 2) ? MOEBLOCK_COMPUTE_BF16 : MOEBLOCK_COMPUTE_F32;
+    static const moeblock_compute computes[] = {MOEBLOCK_COMPUTE_F32, MOEBLOCK_COMPUTE_BF16, MOEBLOCK_COMPUTE_BF16X2};
+    out->compute = computes[tiny_random(&random, COUNT(computes))];
     if (out->format == MB_FORMAT_MXFP4 && seed % 2) out->compute = MOEBLOCK_COMPUTE_INT16;
     out->experts = 4 * (1 + (int)tiny_random(&random, 3));
     out->k = 1 + (int)tiny_random(&random, 4);

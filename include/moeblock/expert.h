@@ -10,10 +10,11 @@ extern "C" {
 #endif
 
 typedef enum moeblock_compute {
-    MOEBLOCK_COMPUTE_AUTO = 0, // f32 and f16 weights: f32, all others: bf16, or int16 where docs/numerics.md says so
+    MOEBLOCK_COMPUTE_AUTO = 0, // f32 and f16 weights: f32, all others: bf16, or what docs/numerics.md says instead
     MOEBLOCK_COMPUTE_F32 = 1,
     MOEBLOCK_COMPUTE_BF16 = 2,
-    MOEBLOCK_COMPUTE_INT16 = 3 // rows as 16-bit integers, exact sums; for weights with exact integers (mxfp4)
+    MOEBLOCK_COMPUTE_INT16 = 3, // rows as 16-bit integers, exact sums; for weights with exact integers (mxfp4)
+    MOEBLOCK_COMPUTE_BF16X2 = 4 // as BF16, the even and odd ones of each 32 inputs in chains of their own
 } moeblock_compute;
 
 // What a set of experts is made for, and which part of it this rank owns. Rows enter and leave at `hidden` (the
@@ -24,7 +25,7 @@ typedef struct moeblock_expert_build {
     const moeblock_config *config;
     const char *config_json;  // the object at experts.config, "{}" when absent
     int shared;               // 1: the shared expert (experts is then 1)
-    moeblock_compute compute; // F32 or BF16
+    moeblock_compute compute; // F32 or BF16: what float rows are
     int64_t experts, hidden, intermediate;
     int64_t e0, e1; // range that holds every expert owned
     int64_t i0, i1; // columns of the intermediate owned (gate and up rows)

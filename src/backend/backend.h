@@ -64,7 +64,8 @@ struct moeblock_block {
     moeblock_mesh *mesh; // NULL: one process
     const struct mb_backend *backend;
     moeblock_compute requested;
-    bool may_be_int16; // AUTO, where all weights have integers: on a mesh when it is the best for every rank
+    // AUTO, on a mesh when it is the best for every rank: instead of BF16 where all weights have integers, and else.
+    bool may_be_int16, may_be_bf16x2;
     bool rounds_apart; // a rank of the mesh does not fuse multiply and add: in F32 compute none does
     const struct mb_registered *router_kind, *routed_kind, *shared_kind; // NULL where there is none
     struct mb_share share;

@@ -26,7 +26,7 @@ struct moeblock_context {
     struct mb_team *team;       // NULL when the host brings its own parallel-for
     moeblock_parallel parallel; // run NULL: the team
     const struct mb_kernels *kernels;
-    bool prefers_int16; // what AUTO may stand for on this machine
+    bool prefers_int16, prefers_bf16x2; // what AUTO may stand for on this machine
     void (*log)(void *user, const char *line);
     void *log_user;
     struct mb_registered *registry[MB_REGISTRY_KINDS];

@@ -137,7 +137,7 @@ static moeblock_status inner(const void *object, const moeblock_expert_call *cal
     const struct banked *self = object;
     int bank;
     moeblock_expert_call own = call_of(self, call, &bank);
-    const size_t element = self->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4;
+    const size_t element = mb_has_bf16_rows(self->compute) ? 2 : 4;
     own.c1 = mb_min(call->c1, self->width[bank]);
     const int64_t from = mb_max(own.c1, call->c0); // columns that the bank does not have
     for (int64_t i = 0; from < call->c1 && i < call->m; i++)

@@ -24,6 +24,12 @@ void mb_post_normed_size(void *self, enum mb_format format);
 // Registers the built-in kinds. Called once per context.
 moeblock_status mb_experts_register(moeblock_context *context, moeblock_error *error);
 
+// Whether rows of a compute type are bfloat16; else they are float32 or integers.
+static inline bool mb_has_bf16_rows(moeblock_compute compute)
+{
+    return compute == MOEBLOCK_COMPUTE_BF16 || compute == MOEBLOCK_COMPUTE_BF16X2;
+}
+
 // Format, group and rows of the packing that a stored format has in a compute type.
 void mb_compute_packing(moeblock_compute compute, enum mb_format stored, int64_t group, struct mb_packing *out);
 // UNSUPPORTED where a compute type cannot hold a matrix.

@@ -419,7 +419,7 @@ static struct mb_rows rows_of(const struct ffn *self, const void *const *rows, i
 {
     return (struct mb_rows){.row = rows,
                             .m = m,
-                            .bf16 = self->build.compute == MOEBLOCK_COMPUTE_BF16,
+                            .bf16 = mb_has_bf16_rows(self->build.compute),
                             .int16 = self->build.compute == MOEBLOCK_COMPUTE_INT16};
 }
 

@@ -149,14 +149,14 @@ static void rms_norm(const struct mb_latent *latent, const float *factors, const
 static size_t row_bytes(const struct mb_latent *latent)
 {
     if (latent->compute == MOEBLOCK_COMPUTE_INT16) return mb_int16_row_bytes(latent->width);
-    return (size_t)latent->width * (latent->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4);
+    return (size_t)latent->width * (mb_has_bf16_rows(latent->compute) ? 2 : 4);
 }
 
 static struct mb_rows rows_of(const struct mb_latent *latent, const void *const *rows, int64_t m)
 {
     return (struct mb_rows){.row = rows,
                             .m = m,
-                            .bf16 = latent->compute == MOEBLOCK_COMPUTE_BF16,
+                            .bf16 = mb_has_bf16_rows(latent->compute),
                             .int16 = latent->compute == MOEBLOCK_COMPUTE_INT16};
 }
 
@@ -191,7 +191,7 @@ static void to_row(const struct mb_latent *latent, const float *from, void *to)
 {
     if (latent->compute == MOEBLOCK_COMPUTE_INT16) {
         latent->kernels->to_int16(to, from, latent->width);
-    } else if (latent->compute == MOEBLOCK_COMPUTE_BF16) {
+    } else if (mb_has_bf16_rows(latent->compute)) {
         latent->kernels->to_bf16(to, from, latent->width);
     } else {
         memcpy(to, from, (size_t)latent->width * sizeof(float));

@@ -8,6 +8,7 @@
 #include "base/context.h"
 #include "base/float.h"
 #include "base/status.h"
+#include "experts/expert.h"
 #include "experts/ffn.h"
 #include "kernels/math_inline.h"
 
@@ -72,7 +73,7 @@ const int32_t *mb_ffn_order(const struct ffn *self, const struct projection *pro
     return projection->order ? projection->order + place * projection->columns : NULL;
 }
 
-static size_t element_bytes(const struct ffn *self) { return self->build.compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4; }
+static size_t element_bytes(const struct ffn *self) { return mb_has_bf16_rows(self->build.compute) ? 2 : 4; }
 
 // Pointers to m rows, and the rows.
 static size_t rows_bytes(const struct ffn *self, const struct projection *projection, int64_t m)

@@ -7,7 +7,9 @@
 // (bf16 rows) products are exact, so that a level may fuse multiply and add: every level gives the same bytes as long
 // as no product leaves float32's range. In F32 compute `ref` and `generic` round products and sums separately, the
 // levels with fused multiply-add agree among themselves. A call marked `separate` gives the same bytes at every level,
-// and so does every call on int16 rows: sums of integers are exact, what follows is rounded step by step.
+// and so does every call on int16 rows: sums of integers are exact, what follows is rounded step by step. Where a
+// packing is `even_odd` (BF16X2 compute) a chain is of blocks of 32 inputs, whose even and odd inputs have chains of
+// their own: acc = acc + (even + odd), the same bytes at every level as far as in BF16 compute.
 // Kernels run with denormals flushed (the caller sets the mode), allocate nothing, read and write only what the
 // contract says, and accept any floats; a NaN in row i reaches only row i, and every NaN that leaves a kernel is
 // 0x7fc00000.
@@ -42,10 +44,14 @@ struct mb_packing {
     int64_t n, k;
     int64_t group; // inputs per scale, exponent or zero point, k at most; 0 for formats without
     bool int16;    // packed for rows of integers, and for no others
+    bool even_odd; // packed for bf16 rows in BF16X2 compute, and for no others; not F32 and F16
 };
 
 // Whether weights of a format are exact integers times a scale per 32 inputs, as int16 compute wants them.
 static inline bool mb_packed_has_integers(enum mb_packed_format format) { return format == MB_PACKED_FP4; }
+
+// Inputs of a block in BF16X2 compute; the first of a chain begins with it, the last may be shorter.
+enum { MB_EVEN_ODD_BLOCK = 32 };
 
 // What a packed format holds beside its codes.
 struct mb_packed_info {
@@ -167,8 +173,10 @@ extern const struct mb_kernels *const mb_kernel_levels[];
 // The level that suits this machine best; *why (unless NULL) becomes the rule's reason.
 const struct mb_kernels *mb_kernels_best(const char **why);
 
-// Whether AUTO stands for int16 compute on this machine where all weights have integers: whatever level is pinned.
+// What AUTO stands for on this machine instead of BF16 compute, whatever level is pinned: INT16 where all weights have
+// integers, BF16X2.
 bool mb_kernels_prefer_int16(void);
+bool mb_kernels_prefer_bf16x2(void);
 
 // The level itself, or the fastest one that rounds float32 products and sums apart.
 const struct mb_kernels *mb_kernels_apart(const struct mb_kernels *level);

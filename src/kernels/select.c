@@ -23,27 +23,29 @@ const struct mb_kernels *const mb_kernel_levels[] = {
 
 // The first rule that fits the machine and names a level of this build decides. A flag says that instructions exist,
 // not that they are fast: AMD's bf16 dot product does twice the work of a float32 multiply-add per cycle, Intel's
-// outside the AMX unit half of it, and its int16 dot product twice. AMX's bf16 product (TDPBF16PS) adds the even and
-// the odd inputs of a tile apart and only their sum to the output: not the one ascending chain that bf16 compute
-// promises, but as good as any where sums are exact, as those of int16 compute are. `int16`: whether AUTO stands for
-// int16 compute where all weights have integers.
+// outside the AMX unit half of it, and its int16 dot product twice. AMX's bf16 product (TDPBF16PS) has sixteen times
+// its rate, and adds the even and the odd inputs of a tile apart and only their sum to the output: not the one
+// ascending chain that bf16 compute promises, but the sum of bf16x2 compute, and as good as any where sums are exact,
+// as those of int16 compute are. `int16`, `bf16x2`: whether AUTO stands for that instead of bf16, for int16 where all
+// weights have integers.
 static const struct rule {
     enum mb_cpu_vendor vendor; // MB_CPU_OTHER: any
     uint32_t features;
     const char *level;
-    bool int16;
+    bool int16, bf16x2;
     const char *why;
 } rules[] = {
-    {MB_CPU_AMD, MB_CPU_LEVEL_AVX512BF16, "avx512bf16", false,
+    {MB_CPU_AMD, MB_CPU_LEVEL_AVX512BF16, "avx512bf16", false, false,
      "AMD's bf16 dot product outruns its float32 multiply-add"},
-    {MB_CPU_INTEL, MB_CPU_LEVEL_AMX, "amx", true,
-     "Intel's float32 multiply-add outruns its avx512_bf16, and AMX both where sums are exact: in int16 compute"},
-    {MB_CPU_INTEL, MB_CPU_LEVEL_AVX512VNNI, "avx512vnni", true,
+    {MB_CPU_INTEL, MB_CPU_LEVEL_AMX, "amx", true, true,
+     "AMX outruns Intel's float32 multiply-add, in bf16x2 and int16 compute, and that its avx512_bf16"},
+    {MB_CPU_INTEL, MB_CPU_LEVEL_AVX512VNNI, "avx512vnni", true, false,
      "Intel's float32 multiply-add outruns its avx512_bf16, and its int16 dot product both"},
-    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512VNNI, "avx512vnni", false, "the widest float32 multiply-add of this machine"},
-    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512, "avx512", false, "the widest float32 multiply-add of this machine"},
-    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX2, "avx2", false, "the widest float32 multiply-add of this machine"},
-    {MB_CPU_OTHER, 0, "generic", false, "the only fast level that this machine can run"},
+    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512VNNI, "avx512vnni", false, false,
+     "the widest float32 multiply-add of this machine"},
+    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX512, "avx512", false, false, "the widest float32 multiply-add of this machine"},
+    {MB_CPU_OTHER, MB_CPU_LEVEL_AVX2, "avx2", false, false, "the widest float32 multiply-add of this machine"},
+    {MB_CPU_OTHER, 0, "generic", false, false, "the only fast level that this machine can run"},
 };
 
 static const struct mb_kernels *find(const char *name)
@@ -72,6 +74,8 @@ const struct mb_kernels *mb_kernels_best(const char **why)
 }
 
 bool mb_kernels_prefer_int16(void) { return rule_of_machine()->int16; }
+
+bool mb_kernels_prefer_bf16x2(void) { return rule_of_machine()->bf16x2; }
 
 const struct mb_kernels *mb_kernels_apart(const struct mb_kernels *level)
 {

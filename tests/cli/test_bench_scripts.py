@@ -32,7 +32,7 @@ def sanitized():
 class Table(CliTest):
     def test_rows_targets_and_marks(self):
         document = self.json_of("bench", os.path.join(CONFIGS, "deepseek_v3.json"), *SMALL_DEEPSEEK, "--tokens", "1,2",
-                                "--threads", "1", "--repeat", 1, "--format", "bf16")
+                                "--threads", "1", "--repeat", 1, "--format", "bf16", "--compute", "bf16")
         document["cases"][0]["roofline_share"] = 1.10
         document["published_experts"] = 256
         source, page = self.path("one.json"), self.path("page.md")

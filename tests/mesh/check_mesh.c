@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "experts/expert.h"
 #include "mesh/mesh.h"
 #include "moeblock/mpi.h"
 #include "sizes.h"
@@ -154,7 +155,7 @@ static int64_t least_dispatch(const struct rank *rank, const struct input *input
 {
     const struct mb_share *share = &rank->block->share;
     const int64_t k = rank->config->num_experts_per_tok;
-    const int64_t value = rank->block->set->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4;
+    const int64_t value = mb_has_bf16_rows(rank->block->set->compute) ? 2 : 4;
     const int32_t *ids = input->ids.data;
     int64_t t0, t1, bytes = 32 * (share->ep - 1);
     mb_split(input->tokens, share->ep, share->ep_index, &t0, &t1);

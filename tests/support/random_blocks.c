@@ -297,5 +297,6 @@ moeblock_compute any_compute(const moeblock_config *config, enum mb_format forma
     if (format == MB_FORMAT_MXFP4 && !config->latent_size && !strcmp(config->expert_type, "distributed") &&
         random_below(2))
         return MOEBLOCK_COMPUTE_INT16;
-    return random_below(2) ? MOEBLOCK_COMPUTE_BF16 : MOEBLOCK_COMPUTE_F32;
+    static const moeblock_compute any[] = {MOEBLOCK_COMPUTE_F32, MOEBLOCK_COMPUTE_BF16, MOEBLOCK_COMPUTE_BF16X2};
+    return any[random_below(3)];
 }

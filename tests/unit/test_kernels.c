@@ -82,6 +82,7 @@ static bool has_integers(enum mb_packed_format format) { return format == MB_PAC
 
 // Inputs per scale or zero point of FP8, INT4 and INT8, beyond k for one an output; 0 for what they are published with.
 static int64_t wanted_group;
+static bool wanted_even_odd;
 
 // Inputs per scale, exponent or zero point that the format is published with; k for one an output.
 static int64_t group_of(enum mb_packed_format format, int64_t n, int64_t k)
@@ -132,7 +133,8 @@ static void put_code(enum mb_packed_format format, enum inputs kind, uint8_t *to
 static struct source make_source(enum mb_packed_format format, enum inputs kind, int parts, int64_t n, int64_t k)
 {
     const int64_t group = group_of(format, n, k);
-    struct source s = {.packing = {.format = format, .parts = parts, .n = n, .k = k, .group = group}};
+    struct source s = {
+        .packing = {.format = format, .parts = parts, .n = n, .k = k, .group = group, .even_odd = wanted_even_odd}};
     s.groups = group ? mb_ceil_div(k, group) : 0;
     s.row_stride = has_nibbles(format) ? mb_ceil_div(k, 2) : k;
     for (int part = 0; part < parts; part++) {
@@ -261,7 +263,8 @@ static void *run_form(const struct mb_kernels *kernels, const struct source *s, 
                                              .n0 = n0,
                                              .n1 = n1,
                                              .bias = biases,
-                                             .round = rows->bf16,
+                                             // Unrounded, sums show all of their bits.
+                                             .round = rows->bf16 && !s->packing.even_odd,
                                              .separate = separate,
                                              .out = out,
                                              .out_stride = stride,
@@ -315,7 +318,7 @@ static void compare_levels(enum mb_packed_format format, bool bf16, enum inputs 
     float *biases = memory_of((size_t)n * sizeof(float));
     for (int64_t i = 0; i < n; i++) biases[i] = random_value(kind);
     struct inputs_of_rows rows = make_rows(kind, bf16, m, k);
-    for (int form = 0; form < FORMS; form++) {
+    for (int form = 0; form < (wanted_even_odd ? SEPARATE : FORMS); form++) {
         struct source source = make_source(format, kind, form == GATED_GATE_UP ? 2 : 1, n, k);
         const struct mb_activation *activation = form == PLAIN_GATE_UP || form == GATED_GATE_UP ? &silu : NULL;
         const float *bias = form % 2 ? biases : NULL;
@@ -395,6 +398,30 @@ static void test_groups(void **state)
         }
     }
     wanted_group = 0;
+}
+
+// BF16X2 compute: rows in one tile and in several, chunks and blocks that end anywhere, groups that tiles know and not.
+static void test_even_odd(void **state)
+{
+    (void)state;
+    static const int64_t shapes[][3] = {{1, 1, 1},   {2, 7, 31},   {3, 31, 33},   {16, 33, 100}, {17, 40, 129},
+                                        {33, 9, 64}, {49, 31, 65}, {241, 3, 545}, {5, 70, 2100}, {100, 10, 1030}};
+    static const int64_t groups[] = {0, 32, 64, 24, 7, 256, 512, 1000, 1 << 20};
+    random_state = 14;
+    wanted_even_odd = true;
+    for (int format = MB_PACKED_BF16; format < MB_PACKED_FORMATS; format++) {
+        const bool grouped = format == MB_PACKED_FP8 || has_integers((enum mb_packed_format)format);
+        for (int kind = 0; kind < INPUTS; kind++) {
+            for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+                wanted_group = grouped ? groups[(i + (size_t)kind) % 9] : 0;
+                compare_levels((enum mb_packed_format)format, true, (enum inputs)kind, shapes[i][0], shapes[i][1],
+                               shapes[i][2]);
+            }
+        }
+        wanted_group = 0;
+        for (int64_t m = 1; m <= 33; m++) compare_levels((enum mb_packed_format)format, true, UNIFORM, m, 33, 129);
+    }
+    wanted_even_odd = false;
 }
 
 // Every code of the small formats, with every factor, at every place of a line comes out as itself.
@@ -707,12 +734,19 @@ static void test_select(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_levels_agree),  cmocka_unit_test(test_every_row_count),
-        cmocka_unit_test(test_groups),        cmocka_unit_test(test_long_chains),
-        cmocka_unit_test(test_every_code),    cmocka_unit_test(test_against_double),
-        cmocka_unit_test(test_column_ranges), cmocka_unit_test(test_rows_are_independent),
-        cmocka_unit_test(test_pieces),        cmocka_unit_test(test_other_orientations),
-        cmocka_unit_test(test_small_calls),   cmocka_unit_test(test_select),
+        cmocka_unit_test(test_levels_agree),
+        cmocka_unit_test(test_every_row_count),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_even_odd),
+        cmocka_unit_test(test_long_chains),
+        cmocka_unit_test(test_every_code),
+        cmocka_unit_test(test_against_double),
+        cmocka_unit_test(test_column_ranges),
+        cmocka_unit_test(test_rows_are_independent),
+        cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_other_orientations),
+        cmocka_unit_test(test_small_calls),
+        cmocka_unit_test(test_select),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -275,7 +275,7 @@ static const struct mb_kernels fake = {
 // Packs outputs [row0, row0 + n) in pieces of about `bytes` as part 1 and compares every weight.
 static void assert_packs(const struct subject *s, enum mb_packed_format to, int64_t row0, int64_t n, size_t bytes)
 {
-    const struct mb_packing packing = {to, 2, n, COLUMNS, mb_format_table[s->format].column_tile, false};
+    const struct mb_packing packing = {to, 2, n, COLUMNS, mb_format_table[s->format].column_tile, false, false};
     float *packed = malloc(fake_bytes(&packing));
     for (int64_t i = 0; i < 2 * n * COLUMNS; i++) packed[i] = -12345;
     const int64_t pieces = mb_matrix_pieces(&s->matrix, &packing, GRANULE, bytes);
@@ -387,7 +387,7 @@ static void parts_of_one_group(void **state)
     assert_true(staging_bytes < (512 << 10) + 4 * 4 * N);
     for (int level = 0; mb_kernel_levels[level]; level++) {
         const struct mb_kernels *kernels = mb_kernel_levels[level];
-        const struct mb_packing packing = {MB_PACKED_FP8, 1, N, K, GROUP, false};
+        const struct mb_packing packing = {MB_PACKED_FP8, 1, N, K, GROUP, false, false};
         const char *reason;
         if (!kernels->usable(&reason)) continue;
         const size_t bytes = mb_round_up(kernels->packed_bytes(&packing), 64);
@@ -549,7 +549,7 @@ static void what_cannot_be_packed(void **state)
     char staging[64];
     make(&s, MB_FORMAT_FP8, PLAIN, MOEBLOCK_F32);
     open_memory(&s);
-    const struct mb_packing packing = {MB_PACKED_BF16, 1, ROWS, COLUMNS, 0, false};
+    const struct mb_packing packing = {MB_PACKED_BF16, 1, ROWS, COLUMNS, 0, false, false};
     moeblock_error error = {0};
     const struct mb_target target = {.kernels = &fake, .packing = &packing};
     assert_int_equal(mb_matrix_pack(s.weights, &s.matrix, &target, 0, ROWS, 0, COLUMNS, staging, &error),

@@ -42,8 +42,8 @@ static void compare_rows(const struct mesh_job *job, moeblock_mesh *mesh, const 
 {
     for (int64_t t = 0; t < tokens; t++)
         if (memcmp(found + t * width, wanted + t * stride, (size_t)width * sizeof *found))
-            fail_msg("rank %d,%d of %d x %d: token %d differs for %s", mesh->row, mesh->column, mesh->rows,
-                     mesh->columns, (int)t, job->text);
+            fail_msg("rank %d,%d of %d x %d, compute %d: token %d differs for %s", mesh->row, mesh->column, mesh->rows,
+                     mesh->columns, (int)job->compute, (int)t, job->text);
 }
 
 // Relative to all of y: a rank may have rows that come to almost nothing.

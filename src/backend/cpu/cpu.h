@@ -125,7 +125,7 @@ static inline bool mb_computed_here(const struct mb_run *run, int32_t id)
 // element of an expert's outputs on their way to another rank.
 static inline size_t mb_element_bytes(const struct mb_weight_set *set)
 {
-    return set->compute == MOEBLOCK_COMPUTE_BF16 ? 2 : 4;
+    return mb_has_bf16_rows(set->compute) ? 2 : 4;
 }
 
 static inline size_t mb_row_bytes(const struct mb_weight_set *set, int64_t width)

@@ -23,7 +23,7 @@ static moeblock_status scale_task(struct mb_run *run, int64_t index, int worker,
     const int64_t width = run->block->routed_width, end = mb_min(run->slots, (index + 1) * MB_TASK_TOKENS);
     for (int64_t s = index * MB_TASK_TOKENS; s < end; s++) {
         const float weight = b->slot[s].weight;
-        if (run->set->compute == MOEBLOCK_COMPUTE_BF16) {
+        if (mb_has_bf16_rows(run->set->compute)) {
             const uint16_t *from = b->slot_row[s];
             uint16_t *to = (uint16_t *)b->scaled + s * width;
             for (int64_t i = 0; i < width; i++) to[i] = mb_to_bf16(weight * mb_from_bf16(from[i]));

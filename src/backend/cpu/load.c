@@ -39,6 +39,14 @@ static bool prefers_int16(const moeblock_block *block, moeblock_weights *weights
     return true;
 }
 
+// What AUTO stands for.
+static moeblock_compute automatic(const moeblock_block *block, enum mb_format format, bool int16)
+{
+    if (mb_format_table[format].f32_compute) return MOEBLOCK_COMPUTE_F32;
+    if (int16) return MOEBLOCK_COMPUTE_INT16;
+    return block->may_be_bf16x2 ? MOEBLOCK_COMPUTE_BF16X2 : MOEBLOCK_COMPUTE_BF16;
+}
+
 // The compute type that AUTO stands for, and the stored format's name. An outside kind computes in float32 unless told.
 static moeblock_status resolve_compute(const moeblock_block *block, moeblock_weights *weights, int64_t layer,
                                        struct mb_weight_set *set, moeblock_error *error)
@@ -59,9 +67,7 @@ static moeblock_status resolve_compute(const moeblock_block *block, moeblock_wei
     MB_TRY(mb_find_stored(block, weights, down, layer, &matrix, error));
     set->format = mb_format_table[matrix.format].name;
     if (block->requested != MOEBLOCK_COMPUTE_AUTO) return MOEBLOCK_OK;
-    set->compute = mb_format_table[matrix.format].f32_compute ? MOEBLOCK_COMPUTE_F32
-                   : prefers_int16(block, weights, layer)     ? MOEBLOCK_COMPUTE_INT16
-                                                              : MOEBLOCK_COMPUTE_BF16;
+    set->compute = automatic(block, matrix.format, prefers_int16(block, weights, layer));
     return MOEBLOCK_OK;
 }
 
@@ -107,13 +113,14 @@ static moeblock_status create_experts(const moeblock_block *block, bool shared, 
     const moeblock_config *config = block->config;
     const struct mb_share *share = &block->share;
     const struct mb_columns *columns = &set->columns;
+    const bool outside = !shared && !mb_expert_is_builtin(config->expert_type);
     moeblock_expert_build build = {
         .struct_size = sizeof build,
         .context = block->context,
         .config = config,
         .config_json = config->expert_json ? config->expert_json : "{}",
         .shared = shared,
-        .compute = set->compute,
+        .compute = outside && mb_has_bf16_rows(set->compute) ? MOEBLOCK_COMPUTE_BF16 : set->compute,
         .experts = shared ? 1 : mb_all_experts(config),
         .hidden = shared ? config->hidden_size : block->routed_width,
         .intermediate = shared ? config->shared.intermediate_size : config->routed.intermediate_size,
@@ -303,9 +310,7 @@ static moeblock_status size_all(const moeblock_block *block, enum mb_format form
     const bool integers = mb_packed_has_integers(mb_format_table[format].packed);
     set->format = mb_format_table[format].name;
     if (block->requested == MOEBLOCK_COMPUTE_AUTO)
-        set->compute = mb_format_table[format].f32_compute                       ? MOEBLOCK_COMPUTE_F32
-                       : integers && !config->latent_size && may_be_int16(block) ? MOEBLOCK_COMPUTE_INT16
-                                                                                 : MOEBLOCK_COMPUTE_BF16;
+        set->compute = automatic(block, format, integers && !config->latent_size && may_be_int16(block));
     if (set->compute == MOEBLOCK_COMPUTE_INT16 && !integers)
         return mb_fail(error, MOEBLOCK_UNSUPPORTED,
                        "sizing the block for int16 compute: %s has no exact integers as mxfp4 has; choose compute auto",

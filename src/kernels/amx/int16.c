@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/float.h"
+#include "kernels/amx/tiles.h"
 #include "kernels/amx/vector.h"
 
 #if defined(__clang__)
@@ -36,18 +37,12 @@ _Static_assert(MB_STRIP_VECTORS *GROUPS *TILE_BYTES <= MB_CHUNK * MB_COLUMNS * s
 
 // --- tiles ----------------------------------------------------------------------------------------------------------
 
-// What the processor calls palette 1. Tiles 0 and 1 are the rows' first and other bits, 2 weights, 3 and 4 sums.
-struct tile_shape {
-    uint8_t palette, start, unused[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-
+// Tiles 0 and 1 are the rows' first and other bits, 2 weights, 3 and 4 sums.
 static void use_tiles_of(int64_t rows)
 {
-    struct tile_shape shape = {.palette = 1};
+    struct mb_amx_shape shape = {.palette = 1};
     for (int i = 0; i < 5; i++) shape.row_bytes[i] = 64, shape.rows[i] = i == 2 ? PAIRS : (uint8_t)rows;
-    __asm__ volatile("ldtilecfg %0" : : "m"(shape)); // gcc 12's intrinsic names eight of the bytes only
+    mb_amx_use(&shape);
 }
 
 // Operands of a group's products for up to 16 rows and 16 columns.
@@ -314,7 +309,7 @@ void mb_amx_int16_sums(const struct mb_packing *packing, const void *packed, int
             const uint8_t *strip = first + (size_t)s * layout.strip_bytes;
             const uint8_t *codes = strip + (size_t)g0 * GROUP_BYTES;
             expand(codes, lines, strip + layout.factors + (size_t)(g0 * MB_COLUMNS), groups, weights);
-            __asm__ volatile("" : : : "memory"); // loads of tiles do not tell compilers what they read
+            mb_amx_barrier();
             run_strip((struct block){.rows = x,
                                      .weights = weights,
                                      .row_group = m * ROW_BYTES,

@@ -3,4 +3,4 @@
 #include "kernels/avx2/vector.h"
 #include "kernels/fma/fma_tile.inl"
 
-MB_TILES(tiles_fp8, MB_PACKED_FP8, false)
+MB_TILES(tiles_fp8, MB_PACKED_FP8, MB_FUSED)

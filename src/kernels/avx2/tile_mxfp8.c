@@ -3,4 +3,4 @@
 #include "kernels/avx2/vector.h"
 #include "kernels/fma/fma_tile.inl"
 
-MB_TILES(tiles_mxfp8, MB_PACKED_MXFP8, false)
+MB_TILES(tiles_mxfp8, MB_PACKED_MXFP8, MB_FUSED)

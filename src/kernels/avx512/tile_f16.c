@@ -3,4 +3,4 @@
 #include "kernels/avx512/vector.h"
 #include "kernels/fma/fma_tile.inl"
 
-MB_TILES(tiles_f16, MB_PACKED_F16, false)
+MB_TILES(tiles_f16, MB_PACKED_F16, MB_FUSED)

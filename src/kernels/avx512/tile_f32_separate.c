@@ -3,4 +3,4 @@
 #include "kernels/avx512/vector.h"
 #include "kernels/fma/fma_tile.inl"
 
-MB_TILES(tiles_f32_separate, MB_PACKED_F32, true)
+MB_TILES(tiles_f32_separate, MB_PACKED_F32, MB_SEPARATE)

@@ -3,4 +3,4 @@
 #include "kernels/avx512/vector.h"
 #include "kernels/fma/fma_tile.inl"
 
-MB_TILES(tiles_int4, MB_PACKED_INT4, false)
+MB_TILES(tiles_int4, MB_PACKED_INT4, MB_FUSED)

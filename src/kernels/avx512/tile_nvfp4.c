@@ -3,4 +3,4 @@
 #include "kernels/avx512/vector.h"
 #include "kernels/fma/fma_tile.inl"
 
-MB_TILES(tiles_nvfp4, MB_PACKED_NVFP4, false)
+MB_TILES(tiles_nvfp4, MB_PACKED_NVFP4, MB_FUSED)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of level `avx512bf16`, for processors whose bf16 dot instruction beats the float32 FMA (AMD Zen 4 and 5).
-// float32 and float16 weights, rows of integers, and groups that no line of codes fits take the functions of level
-// `avx512vnni`, with its packing.
+// float32 and float16 weights, rows of integers, BF16X2 compute, and groups that no line of codes fits take the
+// functions of level `avx512vnni`, with its packing.
 #include "kernels/avx512bf16/layout.h"
 #include "kernels/avx512bf16/vector.h"
 #include "kernels/cpu.h"

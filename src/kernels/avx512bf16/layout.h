@@ -23,6 +23,7 @@
 #include <immintrin.h>
 
 #include "base/arith.h"
+#include "kernels/avx512bf16/tables.h"
 #include "kernels/kernels.h"
 
 #if defined(__clang__)
@@ -66,7 +67,7 @@ struct mb_strip_layout {
 static inline bool mb_has_tiles(const struct mb_packing *packing)
 {
     const enum mb_packed_format format = packing->format;
-    if (packing->int16 || format == MB_PACKED_F32 || format == MB_PACKED_F16) return false;
+    if (packing->int16 || packing->even_odd || format == MB_PACKED_F32 || format == MB_PACKED_F16) return false;
     return packing->group >= packing->k || (packing->group <= MB_CHUNK && packing->group % 8 == 0);
 }
 
@@ -134,7 +135,6 @@ MB_INLINE __m512 mb_scale(const struct mb_span *span, int s, int64_t g, int v)
 struct mb_e4m3_tables {
     __m512i high[2], low[2]; // bytes of the bf16 of 128 magnitudes
 };
-extern const uint8_t mb_fp8_high[128], mb_fp8_low[128];
 extern const uint8_t mb_mxfp8_high[128], mb_mxfp8_low[128]; // times 2^(MB_MXFP8_TOP - 127), 127 is zero
 extern const uint16_t mb_fp4_values[32];                    // times 2^(MB_FP4_TOP - 127)
 extern const uint16_t mb_nvfp4_values[32];                  // the same, with ones below a fraction

@@ -6,5 +6,6 @@
 #define TABLE mb_kernels_avx512vnni
 #define NAME "avx512vnni"
 #define FEATURES MB_CPU_LEVEL_AVX512VNNI
+#define IS_OWN(call) ((call)->rows.int16)
 
-#include "kernels/fma/fma_int16_level.inl"
+#include "kernels/fma/fma_own_level.inl"

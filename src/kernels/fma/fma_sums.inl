@@ -4,19 +4,16 @@
 #include <string.h>
 
 #include "base/float.h"
-
-// Whether chains that are scaled behind the tiles need memory beside the sums: a single one may lie there.
-static bool has_own_chains(const struct mb_packing *packing, const struct mb_fma_layout *layout)
-{
-    return layout->late && layout->chain < packing->k;
-}
+#include "kernels/fma/fma_chains.inl"
 
 static const int64_t shape_rows[MB_SHAPES] = MB_SHAPE_ROWS;
 
 // Floats of up to m rows in the scratch.
 static int64_t prepared_floats(int64_t m)
 {
-    return mb_max(m * MB_X_STRIDE, mb_min(m, shape_rows[1]) * MB_X_STRIDE_FEW);
+    const int64_t few =
+        mb_max(mb_min(m, shape_rows[1]) * MB_X_STRIDE_FEW, mb_min(m, MB_BF16_ROWS_FEW) * MB_BF16_FEW / 2);
+    return mb_max(m * MB_X_STRIDE, few);
 }
 
 struct mb_fma_scratch MB_LEVEL(scratch_of)(void *memory, int64_t m)
@@ -82,7 +79,7 @@ static bool are_moderate(const struct mb_rows *rows, int64_t r0, int64_t m, int6
 static const int64_t rows_in_registers[MB_PACKED_FORMATS] = MB_ROWS_IN_REGISTERS;
 
 struct plan {
-    const mb_fma_tile_call (*tiles)[MB_TILE_ROWS_MOST];
+    const mb_fma_tile_call (*tiles)[MB_TILE_ROWS_MOST], (*lines)[MB_TILE_ROWS_MOST]; // lines: for expanded codes
     bool expand;
     int shape;     // the most strips of a tile: 1 << shape
     int64_t chunk; // inputs
@@ -106,13 +103,18 @@ static struct plan plan_of(const struct mb_packing *packing, const struct mb_row
     static const mb_fma_tile_call(*const direct[MB_PACKED_FORMATS])[MB_TILE_ROWS_MOST] = {
         MB_LEVEL(tiles_f32),   MB_LEVEL(tiles_f16),   MB_LEVEL(tiles_bf16), MB_LEVEL(tiles_fp8), MB_LEVEL(tiles_fp4),
         MB_LEVEL(tiles_mxfp8), MB_LEVEL(tiles_nvfp4), MB_LEVEL(tiles_int4), MB_LEVEL(tiles_int8)};
-    struct plan plan = {.tiles = direct[packing->format], .factor = 1};
+    struct plan plan = {.tiles = direct[packing->format], .lines = MB_LEVEL(tiles_f32), .factor = 1};
     plan.expand = m > rows_in_registers[packing->format] || (separate && packing->format != MB_PACKED_F32);
+    if (packing->even_odd) {
+        plan.tiles = MB_LEVEL(tiles_even_odd)[packing->format];
+        plan.lines = MB_LEVEL(tiles_even_odd)[MB_PACKED_F32];
+        plan.expand = m > shape_rows[1];
+    }
     if (packing->format == MB_PACKED_FP8 && !plan.expand) {
         plan.expand = !are_moderate(rows, r0, m, packing->k);
         if (!plan.expand) plan.factor = 256;
     }
-    if (plan.expand) plan.tiles = MB_LEVEL(tiles_f32);
+    if (plan.expand) plan.tiles = plan.lines;
     if (separate) plan.tiles = MB_LEVEL(tiles_f32_separate);
     while (plan.shape < MB_SHAPES - 1 && m <= shape_rows[plan.shape + 1]) plan.shape++;
     plan.chunk = chunk_of(packing, m, plan.expand);
@@ -157,16 +159,6 @@ static void run_tiles(const struct plan *plan, int shape, int64_t m, const uint8
     }
 }
 
-// Whether tiles cannot read one of the factors: NVFP4's 255, MXFP8's 255 and those below 8.
-static bool has_rare_factors(enum mb_packed_format format, const uint8_t *factors, int64_t count)
-{
-    const uint8_t last = format == MB_PACKED_MXFP8 ? 8 : 0;
-    uint8_t rare = 0;
-    if (format != MB_PACKED_MXFP8 && format != MB_PACKED_NVFP4) return false;
-    for (int64_t i = 0; i < count; i++) rare |= (uint8_t)(factors[i] + 1) <= last;
-    return rare;
-}
-
 // Strips [s0, s0 + (1 << shape)) of the block that starts at `block`, inputs [k0, k0 + whole); their chains continue in
 // `sums`, or are the tiles' own and scaled by them.
 static void run_strips(const struct mb_packing *packing, const struct plan *plan, const uint8_t *block, int64_t s0,
@@ -192,7 +184,7 @@ static void run_strips(const struct mb_packing *packing, const struct plan *plan
     }
     if (rare && !here.expand) {
         here.expand = true;
-        here.tiles = MB_LEVEL(tiles_f32);
+        here.tiles = plan->lines;
     }
     const uint8_t *const codes = tile.lines[0];
     for (int s = 0; here.expand && s < 1 << shape; s++) {
@@ -204,23 +196,6 @@ static void run_strips(const struct mb_packing *packing, const struct plan *plan
     }
     if (here.expand && !tile.scales[0]) tile.group = whole;
     run_tiles(&here, shape, m, codes, bytes, next, scratch, &tile);
-}
-
-// The end of chains that no tile scales: sums = sums + scale * chain, and new chains begin. A single chain lies where
-// the sums are wanted.
-static void end_chains(const struct mb_packing *packing, const uint8_t *block, int64_t strips, int64_t g, int64_t m,
-                       float *chains, float *sums)
-{
-    const struct mb_fma_layout layout = mb_fma_layout_of(packing);
-    for (int64_t s = 0; s < strips; s++) {
-        const uint8_t *strip = block + (size_t)s * layout.strip_bytes;
-        const float *scales = (const float *)(const void *)(strip + layout.scales) + g * MB_COLUMNS;
-        for (int64_t i = s * m * MB_COLUMNS; i < (s + 1) * m * MB_COLUMNS; i++) {
-            const float before = chains == sums ? 0.0f : sums[i];
-            sums[i] = before + scales[i % MB_COLUMNS] * chains[i];
-            if (chains != sums) chains[i] = 0;
-        }
-    }
 }
 
 // All strips of a block of panels on inputs [k0, k0 + whole), which are in the scratch.

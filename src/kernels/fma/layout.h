@@ -46,7 +46,9 @@ enum {
     MB_X_STRIDE_FEW = MB_CHUNK_FEW + MB_CHUNK + 16,
     MB_BLOCK_ROWS = 240,
     MB_BLOCK_STRIPS = 16,
-    MB_TILE_STRIPS = 4
+    MB_TILE_STRIPS = 4,
+    MB_BF16_FEW = 2048, // inputs of up to MB_BF16_ROWS_FEW rows where they stay bfloat16 (level `amx`)
+    MB_BF16_ROWS_FEW = 64
 };
 
 struct mb_fma_layout {
@@ -106,6 +108,8 @@ typedef const mb_fma_tile_call mb_fma_tiles[MB_SHAPES][MB_TILE_ROWS_MOST];
 extern mb_fma_tiles MB_LEVEL(tiles_f32), MB_LEVEL(tiles_f32_separate), MB_LEVEL(tiles_f16), MB_LEVEL(tiles_bf16),
     MB_LEVEL(tiles_fp8), MB_LEVEL(tiles_fp4), MB_LEVEL(tiles_mxfp8), MB_LEVEL(tiles_nvfp4), MB_LEVEL(tiles_int4),
     MB_LEVEL(tiles_int8);
+// Those of BF16X2 compute by packed format; of a format's codes as many rows as two strips have, of F32 lines all.
+extern const mb_fma_tile_call (*const MB_LEVEL(tiles_even_odd)[MB_PACKED_FORMATS])[MB_TILE_ROWS_MOST];
 
 // The same as MB_LEVEL(sums) for int16 rows.
 void MB_LEVEL(int16_sums)(const struct mb_packing *packing, const void *packed, int64_t panel, int64_t panels,

@@ -40,6 +40,22 @@ void mb_generic_tile(const float *weights, int64_t first, int64_t count, const f
     if (rows - r == 1) tile(1, weights, first, count, x + r, sums + r * COLUMNS);
 }
 
+// sums[r][c] + (even + odd inputs' chains) of blocks of 32 inputs.
+static void tile_even_odd(const float *weights, int64_t first, int64_t count, const float *const *x, int64_t rows,
+                          float *sums)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t block = 0; block < count; block += MB_EVEN_ODD_BLOCK) {
+            float chains[2][COLUMNS] = {{0}};
+            for (int64_t k = block; k < mb_min(block + MB_EVEN_ODD_BLOCK, count); k++) {
+                float *chain = chains[(k - block) % 2];
+                for (int c = 0; c < COLUMNS; c++) chain[c] = chain[c] + weights[k * COLUMNS + c] * x[r][first + k];
+            }
+            for (int c = 0; c < COLUMNS; c++) sums[r * COLUMNS + c] += chains[0][c] + chains[1][c];
+        }
+    }
+}
+
 // sums[r][c] = sums[r][c] + scales[c] * chains[r][c]; the chains begin anew.
 static void end_group(const float *scales, int64_t rows, float *chains, float *sums)
 {
@@ -69,18 +85,21 @@ static void prepare_rows(const struct mb_rows *rows, int64_t r0, int64_t m, int6
 }
 
 // A part's sums over inputs [k0, k0 + count), which `weights` holds, group by group where chains are scaled.
-static void sum_chunk(const struct mb_generic_layout *layout, const uint8_t *part, const float *weights, int64_t k0,
-                      int64_t count, int64_t k, const float *const *x, int64_t m, float *chains, float *sums)
+static void sum_chunk(const struct mb_packing *packing, const struct mb_generic_layout *layout, const uint8_t *part,
+                      const float *weights, int64_t k0, int64_t count, const float *const *x, int64_t m, float *chains,
+                      float *sums)
 {
+    void (*const tiles)(const float *, int64_t, int64_t, const float *const *, int64_t, float *) =
+        packing->even_odd ? tile_even_odd : mb_generic_tile;
     const float *scales = (const float *)(const void *)(part + layout->scales);
     if (!layout->scaled) {
-        mb_generic_tile(weights, 0, count, x, m, sums);
+        tiles(weights, 0, count, x, m, sums);
         return;
     }
     for (int64_t i = 0, step; i < count; i += step) {
-        const int64_t group = (k0 + i) / layout->chain, end = mb_min((group + 1) * layout->chain, k);
+        const int64_t group = (k0 + i) / layout->chain, end = mb_min((group + 1) * layout->chain, packing->k);
         step = mb_min(end - k0, count) - i;
-        mb_generic_tile(weights + i * COLUMNS, i, step, x, m, chains);
+        tiles(weights + i * COLUMNS, i, step, x, m, chains);
         if (k0 + i + step == end) end_group(scales + group * COLUMNS, m, chains, sums);
     }
 }
@@ -106,7 +125,7 @@ void mb_generic_panel(const struct mb_packing *packing, const void *packed, int6
         for (int part = 0; part < packing->parts; part++) {
             const uint8_t *from = mb_generic_part(&layout, packed, panel, part);
             const float *weights = mb_generic_expand(packing, &layout, from, k0, count, scratch->weights);
-            sum_chunk(&layout, from, weights, k0, count, packing->k, x, m, scratch->chains[part], scratch->sums[part]);
+            sum_chunk(packing, &layout, from, weights, k0, count, x, m, scratch->chains[part], scratch->sums[part]);
         }
     }
 }

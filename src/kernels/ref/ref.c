@@ -125,7 +125,24 @@ static float element(const struct mb_rows *rows, int64_t r, int64_t k)
     return ((const float *)rows->row[r])[k];
 }
 
-// Output n of a part for row r: one chain over ascending k, or the scaled chains of the groups added up.
+// Inputs [k0, k1) of output n for row r: one chain over ascending k, or of blocks, in which the even and the odd inputs
+// have chains of their own.
+static float chain_of(const struct mb_packing *packing, const struct layout *layout, const uint8_t *part, int64_t n,
+                      const struct mb_rows *rows, int64_t r, int64_t k0, int64_t k1)
+{
+    float chain = 0;
+    for (int64_t k = k0; !packing->even_odd && k < k1; k++)
+        chain = chain + weight(packing, layout, part, n, k) * element(rows, r, k);
+    for (int64_t block = k0; packing->even_odd && block < k1; block += MB_EVEN_ODD_BLOCK) {
+        float chains[2] = {0, 0};
+        for (int64_t i = 0; i < mb_min(MB_EVEN_ODD_BLOCK, k1 - block); i++)
+            chains[i % 2] = chains[i % 2] + weight(packing, layout, part, n, block + i) * element(rows, r, block + i);
+        chain = chain + (chains[0] + chains[1]);
+    }
+    return chain;
+}
+
+// Output n of a part for row r: one chain, or the scaled chains of the groups added up.
 static float dot(const struct mb_packing *packing, const void *packed, int part, int64_t n, const struct mb_rows *rows,
                  int64_t r)
 {
@@ -134,10 +151,8 @@ static float dot(const struct mb_packing *packing, const void *packed, int part,
     const int64_t length = mb_max(mb_packed_chain(packing), 1);
     float sum = 0;
     for (int64_t k0 = 0; k0 < packing->k; k0 += length) {
-        float chain = 0;
-        for (int64_t k = k0; k < mb_min(k0 + length, packing->k); k++) {
-            chain = chain + weight(packing, &layout, from, n, k) * element(rows, r, k);
-        }
+        const int64_t k1 = mb_min(k0 + length, packing->k);
+        const float chain = chain_of(packing, &layout, from, n, rows, r, k0, k1);
         if (!layout.chains) return chain;
         float scale;
         memcpy(&scale, from + layout.scales + (size_t)(n * layout.chains + k0 / length) * sizeof scale, sizeof scale);

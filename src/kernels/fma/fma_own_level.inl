@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of a level whose own products are of int16 rows: all else, and the packing, is level OTHERS'. Before it
-// stand OTHERS, TABLE and NAME, FEATURES that the level asks of the processor, and the level's vectors.
+// The table of a level with some products of its own, those where IS_OWN(call): all else, and the packing, is level
+// OTHERS'. Before it stand OTHERS, TABLE and NAME, FEATURES that the level asks of the processor, IS_OWN, and the
+// level's vectors.
 #include "kernels/cpu.h"
 #include "kernels/fma/fma_table.inl"
 
@@ -15,15 +16,9 @@ static void pack(const struct mb_packing *packing, void *packed, const struct mb
 
 static size_t scratch_bytes(const struct mb_packing *packing, int64_t m) { return OTHERS.scratch_bytes(packing, m); }
 
-static void gate_up(const struct mb_gate_up_call *call)
-{
-    (call->rows.int16 ? MB_LEVEL(gate_up) : OTHERS.gate_up)(call);
-}
+static void gate_up(const struct mb_gate_up_call *call) { (IS_OWN(call) ? MB_LEVEL(gate_up) : OTHERS.gate_up)(call); }
 
-static void project(const struct mb_project_call *call)
-{
-    (call->rows.int16 ? MB_LEVEL(project) : OTHERS.project)(call);
-}
+static void project(const struct mb_project_call *call) { (IS_OWN(call) ? MB_LEVEL(project) : OTHERS.project)(call); }
 
 const struct mb_kernels TABLE = {
     .name = NAME,

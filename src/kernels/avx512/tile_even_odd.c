@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tiles of BF16X2 compute of level `avx512`.
+#include "kernels/avx512/vector.h"
+#include "kernels/fma/fma_even_odd.inl"
