@@ -26,6 +26,7 @@ static struct {
     int threads;
     size_t bytes; // of weights to walk
     const char *level, *format;
+    bool even_odd; // BF16X2 compute
 } options = {.n = 2048, .k = 4096, .columns = 256, .threads = 2, .bytes = (size_t)512 << 20};
 
 static struct {
@@ -273,6 +274,7 @@ static void measure_format(const struct mb_kernels *kernels, enum mb_packed_form
     job->kernels = kernels;
     job->packing = (struct mb_packing){
         .format = format, .parts = parts, .n = options.n, .k = options.k, .group = format_groups[format]};
+    job->packing.even_odd = options.even_odd;
     int64_t most = 1;
     for (int i = 0; i < counts; i++) most = mb_max(most, row_counts[i]);
     double packing;
@@ -301,7 +303,7 @@ static void usage(void)
 {
     puts("usage: kernel [--level NAME] [--format f32|f16|bf16|fp8|fp4|mxfp8|nvfp4|int4|int8] [--rows 1,8,32] "
          "[--outputs N] [--inputs K]\n"
-         "              [--columns OF_A_TASK] [--threads T] [--megabytes WEIGHTS]");
+         "              [--compute bf16|bf16x2] [--columns OF_A_TASK] [--threads T] [--megabytes WEIGHTS]");
 }
 
 static int row_counts_of(char *text, int64_t *counts, int most)
@@ -317,9 +319,9 @@ static int row_counts_of(char *text, int64_t *counts, int most)
 int main(int argc, char **argv)
 {
     static const struct option known[] = {
-        {"level", 1, NULL, 'l'},  {"format", 1, NULL, 'f'},  {"rows", 1, NULL, 'm'},      {"outputs", 1, NULL, 'n'},
-        {"inputs", 1, NULL, 'k'}, {"threads", 1, NULL, 't'}, {"megabytes", 1, NULL, 'b'}, {"columns", 1, NULL, 'c'},
-        {"help", 0, NULL, 'h'},   {NULL, 0, NULL, 0}};
+        {"level", 1, NULL, 'l'},   {"format", 1, NULL, 'f'},  {"rows", 1, NULL, 'm'},      {"outputs", 1, NULL, 'n'},
+        {"inputs", 1, NULL, 'k'},  {"threads", 1, NULL, 't'}, {"megabytes", 1, NULL, 'b'}, {"columns", 1, NULL, 'c'},
+        {"compute", 1, NULL, 'o'}, {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
     int64_t counts[64] = {1, 2, 4, 8, 12, 24, 32, 64, 128, 512};
     int count = 10;
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
@@ -329,6 +331,7 @@ int main(int argc, char **argv)
         if (c == 'n') options.n = strtoll(optarg, NULL, 10);
         if (c == 'k') options.k = strtoll(optarg, NULL, 10);
         if (c == 'c') options.columns = strtoll(optarg, NULL, 10);
+        if (c == 'o') options.even_odd = strcmp(optarg, "bf16x2") == 0;
         if (c == 't') options.threads = atoi(optarg);
         if (c == 'b') options.bytes = (size_t)strtoull(optarg, NULL, 10) << 20;
         if (c == 'h' || c == '?') return usage(), c == '?';
@@ -337,14 +340,14 @@ int main(int argc, char **argv)
         options.columns < 64 || options.columns % 64)
         return usage(), 1;
     cli_ruler_open(&machine.ruler);
-    machine.peak = cli_peak_best(CLI_PEAK_BF16, options.threads);
+    machine.peak = cli_peak_best(options.even_odd ? CLI_PEAK_BF16X2 : CLI_PEAK_BF16, options.threads);
     printf("%d threads; arithmetic is compared with the %s, memory with the best of %d patterns of reading\n",
            options.threads, machine.peak->name, CLI_READERS);
     for (int l = 0; mb_kernel_levels[l]; l++) {
         const struct mb_kernels *kernels = mb_kernel_levels[l];
         const char *reason;
         if (!kernels->usable(&reason) || (options.level && strcmp(options.level, kernels->name) != 0)) continue;
-        for (int f = 0; f < MB_PACKED_FORMATS; f++) {
+        for (int f = options.even_odd ? MB_PACKED_BF16 : 0; f < MB_PACKED_FORMATS; f++) {
             if (options.format && strcmp(options.format, format_names[f]) != 0) continue;
             for (int parts = 2; parts >= 1; parts--)
                 measure_format(kernels, (enum mb_packed_format)f, parts, counts, count);
