@@ -240,6 +240,16 @@ static moeblock_status norm_output(struct mb_reference *r, float *y)
     return MOEBLOCK_OK;
 }
 
+// y = y * (1 + w), channel by channel.
+static moeblock_status scale_output(struct mb_reference *r, float *y)
+{
+    float *weight;
+    MB_TRY(mb_reference_vector(r, MB_ROLE_OUTPUT_SCALE, r->hidden, &weight));
+    for (int64_t i = 0; weight && i < r->tokens * r->hidden; i++)
+        y[i] = mb_one_nan(y[i] * (1.0f + weight[i % r->hidden]));
+    return MOEBLOCK_OK;
+}
+
 // Rows of x, or of aux, as experts read them.
 static moeblock_status make_rows(struct mb_reference *r, const float *x, float **rows)
 {
@@ -277,7 +287,8 @@ static moeblock_status compute_block(struct mb_reference *r, float *y, int32_t *
         MB_TRY(shared_rows(r, r->input->aux, &rows));
         MB_TRY(add_shared(r, rows, x, y));
     }
-    return norm_output(r, y);
+    MB_TRY(norm_output(r, y));
+    return scale_output(r, y);
 }
 
 moeblock_status mb_reference(moeblock_context *context, const moeblock_config *config, moeblock_weights *weights,

@@ -97,14 +97,15 @@ def names_of_experts(path: str | os.PathLike[str], context: Context) -> str:
             continue
         whole = name[1:] if name.startswith("/") else f"{prefix}.{name}" if prefix else name
         literal = re.escape(whole.removesuffix(".weight"))
-        patterns.append(re.sub(r"\\\{(layer|expert)\\\}", r"\\d+", literal) + r"([._][^.]*)?$")
+        patterns.append(re.sub(r"\\\{(layer|expert|bank)\\\}", r"\\d+", literal) + r"([._][^.]*)?$")
     return "|".join(patterns)
 
 
 def experts_of_layer(path: str | os.PathLike[str], layer: int, context: Context) -> PackedExperts:
     """The routed experts of one layer of a checkpoint, without its router, shared expert and latent projections."""
     whole = Config(path, layer=layer, context=context)
-    settings: dict[str, Any] = {"router.type": "given", "experts.shared": False, "experts.out_norm": False}
+    settings: dict[str, Any] = {"router.type": "given", "experts.shared": False, "experts.out_norm": False,
+                                "experts.output_scale": False}
     described = whole.to_dict()
     latent = described["experts"].get("latent", {}).get("size", 0)
     if latent:

@@ -52,6 +52,7 @@ struct mb_weight_set {
     struct mb_shared_factors *shared_gate; // or mixing coefficients
     float *output_bias;                    // [routed output width]
     float *out_norm;                       // [hidden], NULL: none
+    float *output_scale;                   // [hidden] less 1, NULL: none
     size_t packed_bytes, expert_packed_bytes;
 };
 

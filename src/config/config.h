@@ -122,6 +122,7 @@ struct moeblock_config {
     double post_norm_eps;
     bool post_norm_plus_one; // weight (1 + w)
     bool out_norm;           // RMSNorm of routed + shared
+    bool output_scale;       // the block's output times 1 + a stored vector [H]
     bool routed_enabled;
     struct mb_ffn_config routed;
     bool output_bias;                     // one bias [H] added once to the routed sum
@@ -141,11 +142,12 @@ struct moeblock_config {
     int64_t layer_index; // -1: not given
     char format[32];     // "auto" or a row of mb_format_table
     int64_t group_size;  // inputs per scale of formats that leave it to the model; 0: as the scales' shape says
+    int64_t banks;       // {bank} in a name is the layer modulo this; 0: no name has it
     enum mb_layout layout;
     enum mb_orientation orientation, down_orientation;
     enum mb_gate_up gate_up, shared_gate_up;
     char tensor[MB_ROLES_MAX]
-               [MB_TEXT]; // pattern by enum mb_role (tensors.h), after the module prefix; {expert} and {layer}
+               [MB_TEXT]; // pattern by enum mb_role (tensors.h), after the module prefix; {expert}, {layer}, {bank}
 
     int64_t prefill_chunk, moe_chunk; // 0: none
     bool replicated_batch;

@@ -51,6 +51,7 @@ static bool shared_up_bias(const moeblock_config *c) { return shared_up(c) && c-
 static bool shared_down_bias(const moeblock_config *c) { return shared(c) && c->shared.bias; }
 static bool shared_sigmoid(const moeblock_config *c) { return shared(c) && c->shared_gate == MB_SHARED_SIGMOID; }
 static bool mix_coefficient(const moeblock_config *c) { return shared(c) && c->mix == MB_MIX_SOFTMAX_COEF; }
+static bool output_scale(const moeblock_config *c) { return c->output_scale; }
 static bool out_norm(const moeblock_config *c) { return c->out_norm; }
 static bool latent(const moeblock_config *c) { return c->routed_enabled && c->latent_size > 0; }
 static bool latent_bias(const moeblock_config *c) { return latent(c) && c->latent_bias; }
@@ -91,6 +92,7 @@ const struct mb_role_info mb_roles[MB_ROLES] = {
     ROLE(LATENT_OUT_NORM, "latent_out_norm", BLOCK, LATENT, NONE, latent_out_norm),
     ROLE(MIX_COEFFICIENT, "mix_coefficient", BLOCK, TWO, HIDDEN, mix_coefficient),
     ROLE(MIX_COEFFICIENT_BIAS, "mix_coefficient_bias", BLOCK, TWO, NONE, mix_coefficient),
+    ROLE(OUTPUT_SCALE, "output_scale", BLOCK, HIDDEN, NONE, output_scale),
     ROLE(OUT_NORM, "out_norm", BLOCK, HIDDEN, NONE, out_norm),
     ROLE(POST_NORM, "expert_post_norm", BLOCK, ROUTED, NONE, post_norm),
     ROLE(TOKEN_TABLE, "token_table", ROUTER, TABLE, TOP_K, token_table),
@@ -264,18 +266,26 @@ static void append(char out[256], size_t *used, const char *text, size_t length)
     out[*used] = 0;
 }
 
-static void append_pattern(char out[256], size_t *used, const char *pattern, int64_t layer, int64_t expert)
+static void append_pattern(const moeblock_config *config, char out[256], size_t *used, const char *pattern,
+                           int64_t layer, int64_t expert)
 {
+    const struct {
+        const char *text;
+        int64_t number;
+    } places[] = {{"{layer}", layer},
+                  {"{expert}", config->expert_first + expert},
+                  {"{bank}", config->banks ? layer % config->banks : 0}};
     while (*pattern) {
-        const bool is_layer = !strncmp(pattern, "{layer}", 7), is_expert = !strncmp(pattern, "{expert}", 8);
-        char number[24];
-        if (is_layer || is_expert) {
-            snprintf(number, sizeof number, "%lld", (long long)(is_layer ? layer : expert));
+        size_t length = 0;
+        for (size_t i = 0; i < sizeof places / sizeof places[0] && !length; i++) {
+            char number[24];
+            if (strncmp(pattern, places[i].text, strlen(places[i].text))) continue;
+            snprintf(number, sizeof number, "%lld", (long long)places[i].number);
             append(out, used, number, strlen(number));
-            pattern += is_layer ? 7 : 8;
-        } else {
-            append(out, used, pattern++, 1);
+            length = strlen(places[i].text);
         }
+        if (!length) append(out, used, pattern, 1);
+        pattern += length ? length : 1;
     }
 }
 
@@ -285,10 +295,10 @@ void mb_role_name(const moeblock_config *config, enum mb_role role, int64_t laye
     size_t used = 0;
     out[0] = 0;
     if (pattern[0] != '/' && config->module_prefix[0]) {
-        append_pattern(out, &used, config->module_prefix, layer, config->expert_first + expert);
+        append_pattern(config, out, &used, config->module_prefix, layer, expert);
         append(out, &used, ".", 1);
     }
-    append_pattern(out, &used, pattern + (pattern[0] == '/'), layer, config->expert_first + expert);
+    append_pattern(config, out, &used, pattern + (pattern[0] == '/'), layer, expert);
 }
 
 void mb_name_with(const char *name, const char *suffix, char out[288])
@@ -307,8 +317,7 @@ moeblock_status mb_role_find(const moeblock_config *config, moeblock_weights *we
     char full[256], part[256] = "";
     size_t used = 0;
     mb_role_name(config, role, layer, expert, full);
-    append_pattern(part, &used, config->tensor[role] + (config->tensor[role][0] == '/'), layer,
-                   config->expert_first + expert);
+    append_pattern(config, part, &used, config->tensor[role] + (config->tensor[role][0] == '/'), layer, expert);
     const char *dot = strchr(part, '.');
     const char *const names[] = {full, part, dot ? dot + 1 : part};
     char tried[3][288];

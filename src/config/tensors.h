@@ -39,6 +39,7 @@ enum mb_role {
     MB_ROLE_LATENT_OUT_NORM, // [L]
     MB_ROLE_MIX_COEFFICIENT, // mix_coefficient [2, H]
     MB_ROLE_MIX_COEFFICIENT_BIAS,
+    MB_ROLE_OUTPUT_SCALE,  // output_scale [H]
     MB_ROLE_OUT_NORM,      // out_norm [H]
     MB_ROLE_POST_NORM,     // expert_post_norm [H] (or [L])
     MB_ROLE_TOKEN_TABLE,   // token_table [vocabulary, k], integers

@@ -236,7 +236,8 @@ static moeblock_status check_experts(const struct mb_reader *reader, moeblock_er
     FAIL_AT(c->mix, "experts.shared.mix is %s but experts.shared.enabled is false", mix);
 }
 
-// Only {layer} and {expert} stand in braces; {expert} where every expert has a tensor of its own, and only there.
+// Only {layer}, {bank} and {expert} stand in braces; {bank} where there are banks; {expert} where every expert has a
+// tensor of its own, and only there.
 static moeblock_status check_pattern(const struct mb_reader *reader, enum mb_role role, moeblock_error *error)
 {
     const moeblock_config *c = reader->config;
@@ -244,9 +245,13 @@ static moeblock_status check_pattern(const struct mb_reader *reader, enum mb_rol
     const bool routed = (role >= MB_ROLE_GATE && role <= MB_ROLE_DOWN_BIAS) || role >= MB_ROLE_SECOND_GATE;
     const bool wants = routed && c->layout == MB_LAYOUT_PER_EXPERT, has = strstr(pattern, "{expert}") != NULL;
     for (const char *open = strpbrk(pattern, "{}"); open; open = strpbrk(open, "{}")) {
-        const size_t length = !strncmp(open, "{layer}", 7) ? 7 : !strncmp(open, "{expert}", 8) ? 8 : 0;
+        const bool bank = !strncmp(open, "{bank}", 6);
+        const size_t length = !strncmp(open, "{layer}", 7) ? 7 : !strncmp(open, "{expert}", 8) ? 8 : bank ? 6 : 0;
         if (!length)
-            FAIL_AT(c->tensor[role], "weights.names.%s is \"%s\", expected no braces but {layer} and {expert}",
+            FAIL_AT(c->tensor[role], "weights.names.%s is \"%s\", expected no braces but {layer}, {bank} and {expert}",
+                    mb_role_key(role), pattern);
+        if (bank && !c->banks)
+            FAIL_AT(c->banks, "weights.names.%s is \"%s\" but weights.banks is 0, expected the number of banks",
                     mb_role_key(role), pattern);
         open += length;
     }

@@ -336,6 +336,37 @@ def deepseek_ocr2(store):
     return config, qwen_like(store, gate_of, I, shared="mlp.shared_experts.")
 
 
+def mobius(banks, prefix, scaled, stacked=False):
+    """Layer LAYER uses bank LAYER mod banks, which stands outside of the layers."""
+    def build(store):
+        config = {**keys("intern_s2_mobius"), **QWEN_KEYS, "shared_expert_intermediate_size": 20, "num_blocks": banks}
+        result = qwen_like(store, lambda logits: f.softmax_gate(logits, K), 20, True, names=("g{e}", "u{e}", "d{e}"),
+                           gate_name="gate")
+        scale = store.vector("ffn_layer_scale", H) if scaled else [0.0] * H
+        if scaled:
+            store.tensors[store.prefix + "ffn_layer_scale"][0][:] = [1, 1, H]
+        bank = f"{prefix}meta_mlp.{LAYER % banks}."
+        if stacked:
+            stack(store, "gate_up", "down", E)
+        moved = {"gate": "gate.weight", "gate_up": "experts.gate_up_proj", "down": "experts.down_proj"}
+        for e in range(E):
+            for part, name in zip("gud", c.PROJ):
+                moved[f"{part}{e}"] = f"experts.{e}.{name}.weight"
+        for name, place in moved.items():
+            if store.prefix + name in store.tensors:
+                store.tensors[bank + place] = store.tensors.pop(store.prefix + name)
+        for other in range(banks):  # the other banks' routers are there too
+            store.tensors.setdefault(f"{prefix}meta_mlp.{other}.gate.weight", ([E, H], [0.0] * (E * H)))
+        result.y = [[v * (1.0 + s) for v, s in zip(row, scale)] for row in result.y]
+        return {"model_type": "intern_s2_mobius", "text_config": config}, result
+    return build
+
+
+@family("intern_s2_mobius", prefix=f"model.language_model.layers.{LAYER}.")
+def intern_s2_mobius(store):
+    return mobius(3, "model.language_model.", True)(store)
+
+
 @family("step3_text")
 def step3(store):
     config = keys("step3_text", moe_num_experts=E, moe_top_k=K, moe_intermediate_size=I, share_expert_dim=20,

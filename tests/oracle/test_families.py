@@ -72,6 +72,21 @@ class Families(CliTest):
         store.write(self.path("other"), config)
         self.check("other names", self.compute(self.path("other"), result), result)
 
+    def test_banks_in_no_or_several_places(self):
+        """The bank's router has to stand under one prefix: an error that names those there are."""
+        for more, wanted in ((["model."], 'the prefixes are "model.language_model.", "model."'), ([], "no tensor is called")):
+            store = c.Checkpoint(1, f"model.language_model.layers.{families.LAYER}.")
+            config, result = families.intern_s2_mobius(store)
+            name = "meta_mlp.1.gate.weight"
+            for prefix in more:
+                store.tensors[prefix + name] = store.tensors["model.language_model." + name]
+            if not more:
+                del store.tensors["model.language_model." + name]
+            store.write(self.path("banks"), config)
+            write_npy(self.path("x.npy"), "<f4", (1, families.H), result.inputs["input"][0])
+            self.fail_with(65, [wanted], "run", self.path("banks"), "--layer", families.LAYER, "--input",
+                           self.path("x.npy"), "--output", self.path("y.npy"))
+
 
 if __name__ == "__main__":
     cli_support.main()

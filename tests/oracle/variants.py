@@ -338,6 +338,11 @@ def vl_output_major(store):
     return {"model_type": "qwen3_vl_moe", "text_config": {**keys("qwen3_vl_moe_text"), **fam.QWEN_KEYS}}, result
 
 
+variant("intern_s2_mobius, stacked banks beside the model, one for all layers",
+        prefix=f"language_model.model.layers.{fam.LAYER}.")(fam.mobius(1, "", False, stacked=True))
+variant("intern_s2_mobius without a prefix of the layers", prefix=f"layers.{fam.LAYER}.")(fam.mobius(2, "model.", True))
+
+
 @variant("granitemoehybrid without experts")
 def granite_dense(store):
     """The shared expert alone, its gate and up in one."""

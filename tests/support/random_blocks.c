@@ -147,6 +147,7 @@ void describe_block(char text[DESCRIPTION], enum mb_format format, int experts, 
         add_text(text, "}");
     }
     if (random_below(4) == 0) add_text(text, ", \"out_norm\": true");
+    if (random_below(4) == 0) add_text(text, ", \"output_scale\": true");
     if (random_below(4) == 0 && !strstr(text, "null_experts")) { // null experts return rows of H, not of the latent
         add_text(text, ", \"latent\": {\"size\": %d", width(format, 64));
         add_members(text, latent_members, COUNT(latent_members));

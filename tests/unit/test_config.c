@@ -507,7 +507,7 @@ static const struct {
     {WITH("", "", "},\"weights\":{\"names\":{\"router_weight\":\"r.{expert}\"}"),
      "3: weights.names.router_weight is \"r.{expert}\", expected no {expert}: there is one such tensor"},
     {WITH("", "", "},\"weights\":{\"names\":{\"router_weight\":\"r.{e}\"}"),
-     "3: weights.names.router_weight is \"r.{e}\", expected no braces but {layer} and {expert}"},
+     "3: weights.names.router_weight is \"r.{e}\", expected no braces but {layer}, {bank} and {expert}"},
     {WITH("", "", "},\"weights\":{\"names\":\"nobody\""),
      "3: weights.names is \"nobody\", expected an object or one of \"deepseek\", \"qwen\", \"mixtral\", "
      "\"gpt_oss\", \"llama4\", \"granite\", \"ernie\", \"hunyuan\", \"stacked\""},

@@ -143,11 +143,13 @@ static void put_experts(struct text *text, const struct mb_hf_family *family)
     if (!strcmp(family->router->type, "adjugate")) put(text, "; a second bank, one for two experts");
     put(text, "%s", shared[family->shared]);
     if (family->flags & MB_HF_SIGMOID_SHARED) put(text, " times a sigmoid");
+    if (family->flags & MB_HF_SHARES_BANKS) put(text, "; banks that the layers share");
     if (e->shared_unclamped) put(text, ", not clamped");
     if (e->shared_aux) put(text, " on a second tensor");
     if (e->mix == MB_MIX_SOFTMAX_COEF) put(text, ", mixed by a softmax");
     if (e->mix == MB_MIX_SUM_OVER_SQRT2) put(text, ", sum / sqrt 2");
     if (e->out_norm) put(text, "; RMSNorm of the sum");
+    if (family->storage->pattern[MB_ROLE_OUTPUT_SCALE]) put(text, "; factors of the output if told");
 }
 
 static const char *layout_of(const struct mb_hf_storage *s)

@@ -117,19 +117,11 @@ static void golden_in_their_own_type(void **state)
 
 // Every tensor of such a block holds one number (the router one a class); roles without a value are not needed.
 static const float numbers[MB_ROLES] = {
-    [MB_ROLE_UP] = 1.5f,
-    [MB_ROLE_DOWN] = 1.25f,
-    [MB_ROLE_OUTPUT_BIAS] = 0.3f,
-    [MB_ROLE_SHARED_UP] = 0.7f,
-    [MB_ROLE_SHARED_DOWN] = 1.1f,
-    [MB_ROLE_SHARED_SIGMOID] = -0.4f,
-    [MB_ROLE_LATENT_DOWN] = 0.9f,
-    [MB_ROLE_LATENT_UP] = 1.7f,
-    [MB_ROLE_LATENT_IN_NORM] = 0.2f,
-    [MB_ROLE_OUT_NORM] = 1.6f,
-    [MB_ROLE_UP_BIAS] = 0.01f,
-    [MB_ROLE_DOWN_BIAS] = 0.02f,
-    [MB_ROLE_LATENT_OUT_NORM] = 1.3f,
+    [MB_ROLE_UP] = 1.5f,          [MB_ROLE_DOWN] = 1.25f,           [MB_ROLE_OUTPUT_BIAS] = 0.3f,
+    [MB_ROLE_SHARED_UP] = 0.7f,   [MB_ROLE_SHARED_DOWN] = 1.1f,     [MB_ROLE_SHARED_SIGMOID] = -0.4f,
+    [MB_ROLE_LATENT_DOWN] = 0.9f, [MB_ROLE_LATENT_UP] = 1.7f,       [MB_ROLE_LATENT_IN_NORM] = 0.2f,
+    [MB_ROLE_OUT_NORM] = 1.6f,    [MB_ROLE_OUTPUT_SCALE] = -0.3f,   [MB_ROLE_UP_BIAS] = 0.01f,
+    [MB_ROLE_DOWN_BIAS] = 0.02f,  [MB_ROLE_LATENT_OUT_NORM] = 1.3f,
 };
 static const float router[] = {0.5f, 0.25f}, coefficient[] = {0.6f, -0.2f}, coefficient_bias[] = {0.1f, 0.3f};
 static const float x = 1.00390625f * 1.0009765625f; // no bfloat16
@@ -138,7 +130,7 @@ static bool is_vector(enum mb_role role)
 {
     return role == MB_ROLE_OUTPUT_BIAS || role == MB_ROLE_LATENT_IN_NORM || role == MB_ROLE_LATENT_OUT_NORM ||
            role == MB_ROLE_UP_BIAS || role == MB_ROLE_DOWN_BIAS || role == MB_ROLE_MIX_COEFFICIENT_BIAS ||
-           role == MB_ROLE_OUT_NORM;
+           role == MB_ROLE_OUT_NORM || role == MB_ROLE_OUTPUT_SCALE;
 }
 
 static size_t list_tensors(const moeblock_config *config, moeblock_tensor *tensors)
@@ -286,6 +278,9 @@ static void norm_of_the_output(void **state)
     assert_bits(
         compute(MOEBLOCK_COMPUTE_BF16, 1, "", "", ", \"out_norm\": true, \"shared\": {\"intermediate_size\": 1}"),
         normed(routed + shared, 1.6f));
+    assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, "", "", ", \"output_scale\": true"), routed * (1.0f + -0.3f));
+    assert_bits(compute(MOEBLOCK_COMPUTE_BF16, 1, "", "", ", \"output_scale\": true, \"out_norm\": true"),
+                normed(routed, 1.6f) * (1.0f + -0.3f));
 }
 
 static void shared_expert_alone(void **state)

@@ -253,6 +253,7 @@ static moeblock_status load_rest(const moeblock_block *block, moeblock_weights *
     }
     MB_TRY(mb_shared_gate_load(block->context, config, weights, layer, &set->shared_gate, error));
     MB_TRY(load_vector(block, weights, layer, MB_ROLE_OUTPUT_BIAS, block->routed_width, &set->output_bias, error));
+    MB_TRY(load_vector(block, weights, layer, MB_ROLE_OUTPUT_SCALE, config->hidden_size, &set->output_scale, error));
     return load_vector(block, weights, layer, MB_ROLE_OUT_NORM, config->hidden_size, &set->out_norm, error);
 }
 
@@ -354,5 +355,6 @@ void mb_cpu_unload(const moeblock_block *block, struct mb_weight_set *set)
     mb_shared_gate_destroy(set->shared_gate);
     mb_free(&block->context->allocator, set->output_bias);
     mb_free(&block->context->allocator, set->out_norm);
+    mb_free(&block->context->allocator, set->output_scale);
     mb_free(&block->context->allocator, set);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The norm of the block's output (axk1): RMSNorm of routed + shared, times a stored weight, in float32. It takes whole
-// rows, so ranks that hold columns gather them first; each keeps its own.
+// What the whole output passes through: the norm (axk1), RMSNorm of routed + shared times a stored weight, in float32.
+// It takes whole rows, so ranks that hold columns gather them first; each keeps its own. Then a factor of each channel
+// (intern_s2_mobius).
 #include <math.h>
 
 #include "backend/cpu/cpu.h"
@@ -35,13 +36,32 @@ static moeblock_status norm_task(struct mb_run *run, int64_t index, int worker, 
     return MOEBLOCK_OK;
 }
 
-moeblock_status mb_cpu_norm_output(struct mb_run *run)
+static moeblock_status scale_task(struct mb_run *run, int64_t index, int worker, moeblock_error *error)
+{
+    (void)worker, (void)error;
+    const struct mb_share *share = &run->block->share;
+    const int64_t own = share->h1 - share->h0, end = mb_min(run->n, (index + 1) * MB_TASK_TOKENS);
+    const float *factor = run->set->output_scale + share->h0;
+    for (int64_t t = index * MB_TASK_TOKENS; t < end; t++) {
+        float *row = mb_buffers_of(run)->finished + t * own;
+        for (int64_t c = 0; c < own; c++) row[c] = mb_one_nan(row[c] * (1.0f + factor[c]));
+    }
+    return MOEBLOCK_OK;
+}
+
+static moeblock_status norm(struct mb_run *run)
 {
     struct mb_buffers *b = mb_buffers_of(run);
-    if (!run->set->out_norm || run->given_ids) return MOEBLOCK_OK;
     if (run->block->share.tp > 1)
         MB_TRY(mb_gather_columns(run, &(struct mb_gather){MOEBLOCK_TRAFFIC_WHOLE_ROWS, b->finished, run->n,
                                                           run->workspace->tokens, run->block->config->hidden_size,
                                                           sizeof(float), b->y_all, b->y_mine}));
     return mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), norm_task);
+}
+
+moeblock_status mb_cpu_norm_output(struct mb_run *run)
+{
+    if (run->given_ids) return MOEBLOCK_OK;
+    if (run->set->out_norm) MB_TRY(norm(run));
+    return run->set->output_scale ? mb_each(run, mb_ceil_div(run->n, MB_TASK_TOKENS), scale_task) : MOEBLOCK_OK;
 }

@@ -240,6 +240,7 @@ static const struct mb_hf_need state_needs[] = {
 static const struct mb_hf_need joint_needs[] = {
     {MB_HF_ALWAYS, MB_HF_SHARED_COUNT}, {MB_HF_ALWAYS, MB_HF_SCALE}, {0, 0}};
 static const struct mb_hf_need group_count_needs[] = {{MB_HF_ALWAYS, MB_HF_GROUPS}, {0, 0}};
+static const struct mb_hf_need bank_needs[] = {{MB_HF_ALWAYS, MB_HF_BANKS}, {MB_HF_ALWAYS, MB_HF_SHARED_WIDTH}, {0, 0}};
 static const struct mb_hf_need frequency_needs[] = {{MB_HF_ALWAYS, MB_HF_LAYER_FREQUENCY}, {0, 0}};
 
 #define MODEL "model.layers.{layer}"
@@ -370,6 +371,7 @@ const struct mb_hf_family mb_hf_families[] = {
     {"grove_moe", NULL, MODEL, &adjugate, &plain, &mb_hf_grove, NONE, STEPS, NULL, 0, NULL},
     {"intern_s1_pro", "text_config", VISION_TEXT, &softmax_every_group, &plain, &mb_hf_qwen, NONE, STEPS, NULL, NORM_SAID, group_count_needs},
     {"step3_text", NULL, MODEL, &softmax_then_top_k, &plain, &mb_hf_step, WIDTH, MB_HF_LISTED_TEXT, step3_values, NORM_SAID, width_needs},
+    {"intern_s2_mobius", "text_config", VISION_TEXT, &softmax_then_top_k, &plain, &mb_hf_mobius, WIDTH, STEPS, NULL, NORM_SAID | SIGMOID | MB_HF_SHARES_BANKS, bank_needs},
     {"grok-1", NULL, MODEL, &softmax_capped, &gelu_gated, &mb_hf_mixtral, NONE, ALL, NULL, WIDE, NULL},
     {"grok-2", NULL, MODEL, &softmax_capped, &gelu_beside_dense, &mb_hf_grok2, MB_HF_SHARED_GENERAL, ALL, NULL, 0, NULL},
     {"nomic_bert", NULL, "encoder.layers.{layer}", &softmax_raw, &gelu_ungated, &mb_hf_nomic, NONE, MB_HF_EVERY, NULL, WIDE, frequency_needs},
@@ -402,6 +404,5 @@ const struct mb_hf_tower mb_hf_towers[] = {
 
 const struct mb_hf_refused mb_hf_refused_families[] = {
     {"vitpose_backbone", "experts chosen by a data set's number, each for some output channels: there is no router"},
-    {"intern_s2_mobius", "another block's router and experts"},
     {NULL, NULL},
 };

@@ -29,7 +29,11 @@ extern const struct mb_hf_storage mb_hf_deepseek, mb_hf_deepseek_expert_bias, mb
     mb_hf_llama4, mb_hf_aria, mb_hf_granite, mb_hf_granite_swa, mb_hf_jetmoe, mb_hf_step, mb_hf_gemma, mb_hf_kolibri,
     mb_hf_muse, mb_hf_inkling, mb_hf_dbrx, mb_hf_ernie_vl, mb_hf_zaya, mb_hf_switch, mb_hf_nllb, mb_hf_doge,
     mb_hf_arctic, mb_hf_kimi_k3, mb_hf_klear, mb_hf_smallthinker, mb_hf_grove, mb_hf_grok2, mb_hf_nomic,
-    mb_hf_dots_vision, mb_hf_phixtral, mb_hf_pangu_pro, mb_hf_minicpm;
+    mb_hf_dots_vision, mb_hf_mobius, mb_hf_phixtral, mb_hf_pangu_pro, mb_hf_minicpm;
+
+// Names of banks that layers share: where they stand if no checkpoint says so, and the module of one.
+#define MB_HF_BANK_PREFIX "/model.language_model."
+#define MB_HF_BANK_MODULE "meta_mlp.{bank}."
 
 // The routed experts' computation, and how much of it the shared expert has in common.
 struct mb_hf_expert {
@@ -120,6 +124,7 @@ enum mb_hf_flag {
     MB_HF_WIDTH_OF_HIDDEN = 1 << 12,   // without a width the experts have 4 x the hidden size
     MB_HF_GROUPS_BY_K = 1 << 13,       // without a number of groups there are as many as choices
     MB_HF_DENSE_WIDTH_APART = 1 << 14, // with a dense width of its own in the file the general one is the experts'
+    MB_HF_SHARES_BANKS = 1 << 15,      // the layers share a number of banks of router and experts: banks.c
     MB_HF_MAY_LACK_EXPERTS = 1 << 16   // a file with 0 experts means the shared expert alone
 };
 

@@ -123,23 +123,30 @@ static void take_form(moeblock_config *config, const char *module, const struct 
 
 static int form_rank(const struct form *form) { return form->layout == MB_LAYOUT_STACKED ? 3 : 1; }
 
+// Finds the experts in a published form under a module.
+static bool find_form(moeblock_config *config, moeblock_weights *weights, int64_t layer, const char *module)
+{
+    for (size_t f = 0; f < sizeof forms / sizeof forms[0]; f++) {
+        char down[sizeof config->tensor[0]];
+        const enum mb_layout kept = config->layout;
+        snprintf(down, sizeof down, "%s%s", module, forms[f].down);
+        config->layout = forms[f].layout;
+        const int rank = holds(config, weights, layer, MB_ROLE_DOWN, down);
+        config->layout = kept;
+        const bool alike = form_rank(&forms[f]) <= rank; // or a dense layer's projection has the name
+        if (!rank || !alike || (config->routed.gated && !forms[f].joint && !forms[f].gate)) continue;
+        take_form(config, module, &forms[f]);
+        return true;
+    }
+    return false;
+}
+
 // Finds the experts under a prefix: in the form that is set, else in another published one.
 static bool find_experts(moeblock_config *config, moeblock_weights *weights, int64_t layer)
 {
     if (holds(config, weights, layer, MB_ROLE_DOWN, config->tensor[MB_ROLE_DOWN])) return true;
     for (size_t m = 0; m < sizeof modules / sizeof modules[0]; m++)
-        for (size_t f = 0; f < sizeof forms / sizeof forms[0]; f++) {
-            char down[sizeof config->tensor[0]];
-            const enum mb_layout kept = config->layout;
-            snprintf(down, sizeof down, "%s%s", modules[m], forms[f].down);
-            config->layout = forms[f].layout;
-            const int rank = holds(config, weights, layer, MB_ROLE_DOWN, down);
-            config->layout = kept;
-            const bool alike = form_rank(&forms[f]) <= rank; // or a dense layer's projection has the name
-            if (!rank || !alike || (config->routed.gated && !forms[f].joint && !forms[f].gate)) continue;
-            take_form(config, modules[m], &forms[f]);
-            return true;
-        }
+        if (find_form(config, weights, layer, modules[m])) return true;
     return false;
 }
 
@@ -283,6 +290,24 @@ static void take_storage(moeblock_config *config, const struct mb_hf_storage *st
             mb_hf_set_text(config, config->tensor[role], sizeof config->tensor[role], storage->pattern[role]);
 }
 
+// Banks that the layers share, and whether the layer has factors of its output's channels: where no key says so,
+// whether the checkpoint has them.
+static moeblock_status map_banks(const struct mb_hf_source *source, moeblock_config *config, moeblock_weights *weights)
+{
+    int64_t banks = 1;
+    char module[sizeof config->tensor[0]];
+    MB_TRY(mb_hf_int_required(source, MB_HF_BANKS, &banks));
+    SET(config, banks, banks);
+    MB_TRY(mb_hf_find_banks(source, config, weights, module));
+    if (weights && !holds(config, weights, source->layer, MB_ROLE_DOWN, config->tensor[MB_ROLE_DOWN]))
+        find_form(config, weights, source->layer, module);
+    bool scaled =
+        weights && holds(config, weights, source->layer, MB_ROLE_OUTPUT_SCALE, config->tensor[MB_ROLE_OUTPUT_SCALE]);
+    MB_TRY(mb_hf_flag(source, MB_HF_OUTPUT_SCALED, &scaled));
+    SET(config, output_scale, scaled);
+    return MOEBLOCK_OK;
+}
+
 // A bias is published beside its weight.
 static void name_biases(moeblock_config *config)
 {
@@ -313,9 +338,12 @@ moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struc
         weights = NULL;
     const struct mb_hf_storage *storage = choose_storage(source, weights, config);
     take_storage(config, storage);
+    moeblock_status status = MOEBLOCK_OK;
+    if (source->family->flags & MB_HF_SHARES_BANKS) status = map_banks(source, config, weights);
     if (weights) settle(input, config, weights, source->layer);
     if (weights) settle_orientation(config, weights, source->layer);
     name_biases(config);
     moeblock_weights_destroy(&weights);
+    MB_TRY(status);
     return map_format(source, input, config);
 }

@@ -21,6 +21,11 @@ moeblock_status mb_hf_map_router(const struct mb_hf_source *source, moeblock_con
 // Names, layout and number format: the family's, or those among the published ones that the checkpoint has.
 moeblock_status mb_hf_map_storage(const struct mb_hf_source *source, const struct mb_hf_input *input,
                                   moeblock_config *config);
+// banks.c: puts the prefix under which the checkpoint holds the layer's bank before the names of the banks, and that of
+// the layer before the others, where it is another one; `module` gets the bank's. INVALID_FILE with the candidates when
+// the bank is nowhere or in several places.
+moeblock_status mb_hf_find_banks(const struct mb_hf_source *source, moeblock_config *config, moeblock_weights *weights,
+                                 char module[MB_TEXT]);
 // Moves to another tower of the model where the checkpoint has that one alone: towers.c.
 void mb_hf_choose_tower(struct mb_hf_source *source, const struct mb_hf_input *input);
 // The row of a model type; NULL: none.

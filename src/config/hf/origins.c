@@ -44,6 +44,8 @@ static const struct {
     {MB_HF_SHARED_MIX, "experts.shared.mix"},
     {MB_HF_SHARED_WIDTH, "experts.shared.intermediate_size"},
     {MB_HF_SHARED_COUNT, "experts.shared.intermediate_size"},
+    {MB_HF_BANKS, "weights.banks"},
+    {MB_HF_OUTPUT_SCALED, "experts.output_scale"},
     {MB_HF_QUANTIZATION, "weights.format"},
 };
 

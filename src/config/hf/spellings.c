@@ -103,5 +103,7 @@ const struct mb_hf_spelling mb_hf_spellings[MB_HF_MEANINGS] = {
     [MB_HF_HEAD_WIDTH] = {1, WIDTH_MAX, {"head_dim"}},
     [MB_HF_SPARSE_LAYERS] = {0, LAYERS_MAX, {"num_sparse_encoder_layers"}},
     [MB_HF_ENCODER_STEP] = {0, LAYERS_MAX, {"encoder_sparse_step"}},
+    [MB_HF_BANKS] = {1, 4096, {"num_blocks"}},
+    [MB_HF_OUTPUT_SCALED] = {0, 0, {"layer_scale"}},
     [MB_HF_QUANTIZATION] = {0, 0, {"quantization_config"}},
 };

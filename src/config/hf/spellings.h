@@ -72,6 +72,8 @@ enum mb_hf_meaning {
     MB_HF_HEAD_WIDTH,
     MB_HF_SPARSE_LAYERS,
     MB_HF_ENCODER_STEP,
+    MB_HF_BANKS, // of router and experts, which the layers share in turn
+    MB_HF_OUTPUT_SCALED,
     MB_HF_MEANINGS
 };
 

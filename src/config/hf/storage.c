@@ -297,6 +297,12 @@ const struct mb_hf_storage mb_hf_pangu_pro = {
     .pattern = {ROUTER("mlp.gate.weight"), [MB_ROLE_PER_EXPERT_SCALE] = "mlp.router_scale", EXPERTS_BY_PROJ("mlp."),
                 SHARED_BY_PROJ("mlp.shared_expert")},
 };
+// Router and experts of the banks that the layers share stand outside of them, under a prefix that banks.c looks for.
+#define BANK MB_HF_BANK_PREFIX MB_HF_BANK_MODULE
+const struct mb_hf_storage mb_hf_mobius = {
+    .pattern = {ROUTER(BANK "gate.weight"), EXPERTS_BY_PROJ(BANK), SHARED_BY_PROJ("mlp.shared_expert"),
+                [MB_ROLE_SHARED_SIGMOID] = "mlp.shared_expert_gate.weight", [MB_ROLE_OUTPUT_SCALE] = "ffn_layer_scale"},
+};
 const struct mb_hf_storage mb_hf_minicpm = {
     .pattern = {ROUTER("mlp.gate.weight"), EXPERTS_BY_NUMBER("mlp.")},
 };
