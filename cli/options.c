@@ -6,8 +6,9 @@
 
 // The rows of mb_format_table.
 #define CLI_FORMATS                                                                                                    \
-    "f32 f16 bf16 fp8 fp8_tensor v4_fp8 fbgemm_fp8 ct_fp8 ct_fp8_block ct_fp8_tensor mxfp8 ct_mxfp8 mxfp4 ct_mxfp4 "   \
-    "v4_fp4 nvfp4 ct_nvfp4 ct_int4 ct_int4_asym ct_int8 ct_int8_asym awq gptq gptq_v2 gptq_int8 gptq_v2_int8"
+    "f32 f16 bf16 fp8 fp8_tensor v4_fp8 fbgemm_fp8 ct_fp8 ct_fp8_block ct_fp8_tensor modelopt_fp8 mxfp8 "              \
+    "ct_mxfp8 mxfp4 ct_mxfp4 v4_fp4 nvfp4 modelopt_nvfp4 ct_nvfp4 ct_int4 ct_int4_asym ct_int8 ct_int8_asym "          \
+    "awq gptq gptq_v2 gptq_int8 gptq_v2_int8"
 
 const struct cli_option cli_options[] = {
     // clang-format off

@@ -51,6 +51,8 @@ static uint32_t code(const struct stored *s, int64_t n, int64_t k)
         return bits_of(s->codes, m->code_offset + (uint64_t)(n / 8 + k * m->column_stride), across(n), 4);
     const uint64_t at = m->code_offset + (uint64_t)(n * m->row_stride + k * m->column_stride);
     const bool nibbles = mb_packed_info_of(s->format->packed).code_bits == 4;
+    if (nibbles && m->column_stride > 1) // bytes of two inputs, one below the other
+        return s->codes[m->code_offset + (uint64_t)(n * m->row_stride + k / 2 * m->column_stride)] >> (k % 2 * 4) & 15u;
     return nibbles ? s->codes[at / 2] >> (at % 2 * 4) & 15u : s->codes[at];
 }
 

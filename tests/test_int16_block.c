@@ -62,9 +62,11 @@ static void formats_without_integers(void **state)
     for (int format = 0; format < MB_FORMATS; format++) {
         const struct mb_format_info *info = &mb_format_table[format];
         const struct tiny_settings settings = {.format = (enum mb_format)format, .seed = 3};
-        // In tensors this small a tile of 128 x 128 is the whole tensor.
-        const bool alike = format == MB_FORMAT_CT_FP8_BLOCK || format == MB_FORMAT_FBGEMM_FP8;
-        const char *name = alike ? "ct_fp8" : info->name;
+        // In tensors this small a tile of 128 x 128 is the whole tensor; output-major FBGEMM is stored as ct_fp8.
+        const char *name = info->name;
+        if (format == MB_FORMAT_CT_FP8_BLOCK || format == MB_FORMAT_FBGEMM_FP8) name = "ct_fp8";
+        if (format == MB_FORMAT_MODELOPT_FP8) name = "ct_fp8_tensor"; // as experts of their own are named
+        if (format == MB_FORMAT_MODELOPT_NVFP4) name = "nvfp4";
         struct tiny_block tiny;
         if (info->told) continue; // refused before that: the description must name it
         tiny_make(&tiny, shared_text, &settings);

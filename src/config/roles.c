@@ -303,10 +303,12 @@ void mb_role_name(const moeblock_config *config, enum mb_role role, int64_t laye
 
 void mb_name_with(const char *name, const char *suffix, char out[288])
 {
-    static const char plain[] = ".weight";
+    static const char plain[] = ".weight", again[] = "_weight";
     size_t length = strlen(name);
     const size_t tail = sizeof plain - 1;
-    if (suffix[0] == '.' && length >= tail && !strcmp(name + length - tail, plain)) length -= tail;
+    const bool is_weight = length >= tail && !strcmp(name + length - tail, plain);
+    if (is_weight && suffix[0] == '.') length -= tail;
+    if (is_weight && !strncmp(suffix, again, sizeof again - 1)) suffix += sizeof again - 1;
     snprintf(out, 288, "%.*s%s", (int)length, name, suffix);
 }
 

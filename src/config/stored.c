@@ -49,6 +49,13 @@ static moeblock_status find_part(struct search *s, enum mb_part part, moeblock_t
                         error);
 }
 
+static int64_t values_of(const moeblock_tensor_info *tensor)
+{
+    int64_t values = 1;
+    for (int i = 0; i < tensor->rank; i++) values *= tensor->dims[i];
+    return values;
+}
+
 // One scale for gate and one for up, where one tensor holds both: [2] or [2, 1], of each expert where they are stacked.
 static bool scale_a_half(const struct search *s, const moeblock_tensor_info *scales)
 {
@@ -56,7 +63,20 @@ static bool scale_a_half(const struct search *s, const moeblock_tensor_info *sca
     bool halves = scales->rank > stacked && scales->dims[stacked] == 2;
     if (stacked) halves = halves && scales->dims[0] == s->config->num_experts;
     for (int i = stacked + 1; halves && i < scales->rank; i++) halves = scales->dims[i] == 1;
-    return halves && info_of(s)->row_tile == MB_WHOLE && mb_role_joined(s->config, s->role) != MB_GATE_UP_SEPARATE;
+    return halves && mb_role_joined(s->config, s->role) != MB_GATE_UP_SEPARATE;
+}
+
+// Scales of whole matrices: one a matrix, for gate and up each, or for all experts that are stacked.
+static bool scales_whole(const struct search *s, enum mb_part part)
+{
+    return part == MB_PART_TOTAL || (part == MB_PART_SCALES && info_of(s)->row_tile == MB_WHOLE);
+}
+
+// Where the one of a matrix lies.
+static uint64_t whole_offset(const struct search *s, const moeblock_tensor_info *scales, int64_t slot, int part)
+{
+    if (values_of(scales) == 1) return 0;
+    return (uint64_t)(scale_a_half(s, scales) ? 2 * slot + part : slot);
 }
 
 // Whether two shapes are the same but for dimensions of one.
@@ -76,7 +96,7 @@ static moeblock_status check_part(const struct search *s, enum mb_part part, int
                                   const moeblock_tensor_info *tensor, moeblock_error *error)
 {
     int64_t dims[MOEBLOCK_MAX_RANK];
-    if (part == MB_PART_SCALES && scale_a_half(s, tensor)) return MOEBLOCK_OK;
+    if (scales_whole(s, part) && (values_of(tensor) == 1 || scale_a_half(s, tensor))) return MOEBLOCK_OK;
     const int rank = mb_role_dims(s->config, s->role, s->format, part, group, dims);
     const bool one = info_of(s)->column_tile == MB_WHOLE || info_of(s)->any_group;
     const bool loose = part == MB_PART_TOTAL || (part == MB_PART_SCALES && one);
@@ -133,11 +153,9 @@ static moeblock_status find_group(const struct search *s, struct mb_matrix *out,
     const struct mb_format_info *info = info_of(s);
     const int64_t stored_rows = mb_extent(s->config, mb_roles[s->role].rows);
     const int64_t outputs = (mb_role_stacked(s->config, s->role) ? s->config->num_experts : 1) * stored_rows;
-    const int64_t said = s->config->group_size;
-    int64_t values = 1;
+    const int64_t said = s->config->group_size, values = values_of(&out->scales);
     out->group = mb_format_group(s->format, out->columns);
     if (!info->any_group) return MOEBLOCK_OK;
-    for (int i = 0; i < out->scales.rank; i++) values *= out->scales.dims[i];
     const int64_t groups = values / outputs;
     if (groups < 1 || values % outputs || groups > out->columns) return MOEBLOCK_OK; // the shape is wrong
     if (said && mb_ceil_div(out->columns, said) == groups) {
@@ -173,13 +191,9 @@ static moeblock_status wrong_type(const moeblock_tensor_info *tensor, const char
 
 static moeblock_status find_total(struct search *s, struct mb_matrix *out, moeblock_error *error)
 {
-    int64_t values = 1;
     MB_TRY(find_part(s, MB_PART_TOTAL, &out->total, error));
     if (out->total.dtype != MOEBLOCK_F32) return wrong_type(&out->total, "F32", error);
-    for (int i = 0; i < out->total.rank; i++) values *= out->total.dims[i];
-    if (values != 1) MB_TRY(check_part(s, MB_PART_TOTAL, 0, &out->total, error));
-    out->total_offset = values > 1 ? (uint64_t)s->expert : 0;
-    return MOEBLOCK_OK;
+    return check_part(s, MB_PART_TOTAL, 0, &out->total, error);
 }
 
 // Zero points, the scale of the whole tensor, the order of the inputs.
@@ -273,8 +287,8 @@ static moeblock_status check_format(const moeblock_config *config, enum mb_role 
 static void place_codes(const struct search *s, int64_t stored_rows, int64_t first, int64_t step, int64_t slot,
                         struct mb_matrix *out)
 {
-    const int64_t codes = mb_format_word_codes(out->format), columns = out->columns;
-    int64_t words;
+    const int64_t codes = mb_format_word_codes(out->format);
+    int64_t columns = out->columns, words;
     switch (info_of(s)->order) {
     case MB_CODES_WORDS_DOWN:
         words = mb_ceil_div(columns, codes);
@@ -291,8 +305,10 @@ static void place_codes(const struct search *s, int64_t stored_rows, int64_t fir
     default:
         break;
     }
-    const bool input_major = mb_role_input_major(s->config, s->role, out->format);
+    // One output alone lies as in output-major storage.
+    const bool input_major = mb_role_input_major(s->config, s->role, out->format) && stored_rows > 1;
     int64_t row = columns; // codes from one stored row to the next
+    if (input_major && info_of(s)->order == MB_CODES_NIBBLES) columns = mb_ceil_div(columns, 2); // bytes of two
     if (info_of(s)->order == MB_CODES_NIBBLES) row = mb_ceil_div(columns, 2) * 2;
     if (info_of(s)->order == MB_CODES_WORDS) row = mb_ceil_div(columns, codes) * codes;
     const int64_t stored_row = input_major ? 1 : row;
@@ -326,7 +342,8 @@ static moeblock_status place(const struct search *s, int part, struct mb_matrix 
     out->scale_row_stride = down ? 1 : groups;
     out->scale_column_stride = down ? stored_rows : 1;
     out->scale_offset = (uint64_t)(slot * mb_ceil_div(stored_rows, info->row_tile) * groups);
-    if (scale_a_half(s, &out->scales)) out->scale_offset = (uint64_t)(2 * slot + part);
+    if (scales_whole(s, MB_PART_SCALES)) out->scale_offset = whole_offset(s, &out->scales, slot, part);
+    if (out->total.name) out->total_offset = whole_offset(s, &out->total, slot, part);
     out->zero_offset = (uint64_t)(slot * mb_ceil_div(stored_rows, mb_format_word_codes(out->format)) * groups);
     return MOEBLOCK_OK;
 }

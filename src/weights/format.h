@@ -18,12 +18,14 @@ enum mb_format {
     MB_FORMAT_CT_FP8,
     MB_FORMAT_CT_FP8_BLOCK, // before CT_FP8_TENSOR: [2, 1] may be two tiles of rows or a scale for each of gate and up
     MB_FORMAT_CT_FP8_TENSOR,
+    MB_FORMAT_MODELOPT_FP8,
     MB_FORMAT_MXFP8,
     MB_FORMAT_CT_MXFP8,
     MB_FORMAT_MXFP4,
     MB_FORMAT_CT_MXFP4,
     MB_FORMAT_V4_FP4,
     MB_FORMAT_NVFP4,
+    MB_FORMAT_MODELOPT_NVFP4,
     MB_FORMAT_CT_NVFP4,
     MB_FORMAT_CT_INT4,
     MB_FORMAT_CT_INT4_ASYM,
@@ -40,7 +42,7 @@ enum mb_format {
 // How the codes of a projection lie in their tensor.
 enum mb_code_order {
     MB_CODES_ELEMENTS,     // one an element, [out, in] or [in, out]
-    MB_CODES_NIBBLES,      // [out, in / 2] bytes of two, low nibble first
+    MB_CODES_NIBBLES,      // [out, in / 2] or [in / 2, out] bytes of two inputs, low nibble first
     MB_CODES_BLOCKS,       // [out, in / 32, 16] bytes of two, low nibble first
     MB_CODES_WORDS,        // [out, in / c] words of c codes, lowest bits first
     MB_CODES_WORDS_DOWN,   // [in / c, out] words of c inputs of one output, lowest bits first
@@ -72,7 +74,8 @@ enum mb_part {
 struct mb_format_info {
     const char *name;
     moeblock_dtype dtype; // of the codes
-    // Appended to the projection's tensor name; a suffix that begins with a dot replaces a final ".weight". NULL: none.
+    // Appended to the projection's tensor name; a suffix that begins with a dot replaces a final ".weight", one that
+    // begins with "_weight" does not repeat it. NULL: none.
     const char *codes_suffix;
     const char *scale_suffix;
     int64_t row_tile, column_tile; // weights per scale; 0 when there is none
@@ -116,7 +119,7 @@ struct mb_matrix {
     moeblock_tensor_info codes, scales, zeros, total, order; // name NULL: there is none
     uint64_t code_offset;                                    // elements from the tensor's start to (0, 0)
     int64_t row_stride, column_stride; // elements; four-bit rows: in codes, column_stride 1; words down and across:
-                                       // words from one row (of words) to the next
+                                       // words from one row (of words) to the next; bytes of two down: bytes
     uint64_t scale_offset;             // elements of the scale tensor to tile (0, 0)
     int64_t scale_row_stride;          // elements from tile row to tile row
     int64_t scale_column_stride;       // elements from group to group; 0 means 1

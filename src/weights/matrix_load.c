@@ -21,6 +21,7 @@ struct plan {
 uint32_t mb_code_bits(const struct mb_matrix *matrix)
 {
     const struct mb_format_info *format = &mb_format_table[matrix->format];
+    if (mb_bytes_down(matrix)) return 8;
     const bool words = format->order == MB_CODES_WORDS_DOWN || format->order == MB_CODES_WORDS_ACROSS;
     return words ? 32 : (uint32_t)mb_packed_info_of(format->packed).code_bits;
 }
@@ -29,7 +30,8 @@ uint32_t mb_code_bits(const struct mb_matrix *matrix)
 static struct mb_rectangle elements_of(const struct mb_matrix *matrix, const struct mb_rectangle *r)
 {
     const enum mb_code_order order = mb_format_table[matrix->format].order;
-    const int64_t down = order == MB_CODES_WORDS_DOWN ? mb_format_word_codes(matrix->format) : 1;
+    const int64_t words = order == MB_CODES_WORDS_DOWN ? mb_format_word_codes(matrix->format) : 1;
+    const int64_t down = mb_bytes_down(matrix) ? 2 : words;
     const int64_t across = order == MB_CODES_WORDS_ACROSS ? mb_format_word_codes(matrix->format) : 1;
     return (struct mb_rectangle){r->n0 / across, mb_ceil_div(r->n1, across), r->k0 / down, mb_ceil_div(r->k1, down)};
 }
@@ -97,10 +99,6 @@ moeblock_status mb_load(moeblock_weights *weights, const struct mb_matrix *matri
 {
     const struct mb_format_info *format = &mb_format_table[matrix->format];
     *out = (struct mb_loaded){0};
-    if (mb_code_bits(matrix) == 4 && !mb_output_major(matrix))
-        return mb_fail(error, MOEBLOCK_UNSUPPORTED,
-                       "tensor '%.300s': %s weights that are stored input-major are not read", matrix->codes.name,
-                       format->name);
     const struct plan plan = plan_codes(matrix, rectangle);
     MB_TRY(load_codes(weights, matrix, &plan, staging, out, error));
     if (!format->scale_suffix) return MOEBLOCK_OK;

@@ -12,8 +12,8 @@ struct mb_rectangle {
     int64_t n0, n1, k0, k1;
 };
 
-// Codes, scales, exponents and zero points with the meaning that they have in struct mb_piece; codes in words down or
-// across, or of permuted inputs, only after mb_unpack.
+// Codes, scales, exponents and zero points with the meaning that they have in struct mb_piece; codes in bytes down,
+// words down or across, or of permuted inputs, only after mb_unpack.
 struct mb_loaded {
     const void *codes;
     ptrdiff_t row_stride, column_stride;
@@ -31,7 +31,13 @@ moeblock_status mb_load(moeblock_weights *weights, const struct mb_matrix *matri
 // Whether a row of inputs lies together on disk (else a column of outputs does).
 static inline bool mb_output_major(const struct mb_matrix *matrix) { return matrix->column_stride == 1; }
 
-// Bits of one stored element: a code, or a word of them.
+// Whether an element is a byte of two inputs of one output, below it the next two.
+static inline bool mb_bytes_down(const struct mb_matrix *matrix)
+{
+    return mb_format_table[matrix->format].order == MB_CODES_NIBBLES && !mb_output_major(matrix);
+}
+
+// Bits of one stored element: a code, or a byte or word of them.
 uint32_t mb_code_bits(const struct mb_matrix *matrix);
 
 // scales.c: scales, exponents and zero points of a rectangle, and the staging that they need.

@@ -56,10 +56,13 @@ static struct tiles zero_tiles(const struct mb_matrix *matrix, const struct mb_r
     return t;
 }
 
+// Whether the groups of an output do not lie side by side.
+static bool turned(const struct mb_matrix *matrix) { return matrix->scale_column_stride > 1; }
+
 // Staging: raw scales, raw zero points, one float a tile, one float and one zero point an output and group. Sizes
 // depend on the rectangle's size only, so that one buffer serves every piece of a matrix.
 struct sections {
-    size_t zeros_raw, tiles, expanded, zeros, end;
+    size_t zeros_raw, tiles, expanded, zeros, end; // zeros: or the factors
 };
 
 static struct sections lay_out(const struct mb_matrix *matrix, const struct mb_rectangle *r)
@@ -75,13 +78,14 @@ static struct sections lay_out(const struct mb_matrix *matrix, const struct mb_r
     const size_t words = (size_t)span_of(word_rows, groups, zeros.row_stride, zeros.column_stride);
     const bool scaled = mb_packed_info_of(format->packed).scaled && format->packed != MB_PACKED_NVFP4;
     const bool integers = format->packed == MB_PACKED_INT4 || format->packed == MB_PACKED_INT8;
+    const bool bytes = integers || (!scaled && turned(matrix)); // zero points, or factors in another order
     const size_t values = (size_t)(outputs * groups);
     struct sections s;
     s.zeros_raw = mb_round_up(raw * moeblock_dtype_bytes(matrix->scales.dtype), MB_STAGING_ALIGNMENT);
     s.tiles = s.zeros_raw + (matrix->zeros.name ? mb_round_up(words * 4, MB_STAGING_ALIGNMENT) : 0);
     s.expanded = s.tiles + (scaled ? mb_round_up((size_t)(tile_rows * groups) * 4, MB_STAGING_ALIGNMENT) : 0);
     s.zeros = s.expanded + (scaled ? mb_round_up(values * sizeof(float), MB_STAGING_ALIGNMENT) : 0);
-    s.end = s.zeros + (integers ? mb_round_up(values, MB_STAGING_ALIGNMENT) : 0);
+    s.end = s.zeros + (bytes ? mb_round_up(values, MB_STAGING_ALIGNMENT) : 0);
     return s;
 }
 
@@ -150,6 +154,16 @@ static moeblock_status expand_scales(const struct mb_matrix *matrix, const struc
     return MOEBLOCK_OK;
 }
 
+// Bytes of [groups, outputs] to those of [outputs, groups].
+static void turn_factors(const struct mb_matrix *matrix, const struct mb_rectangle *r, const uint8_t *raw, uint8_t *to)
+{
+    const struct tiles t = scale_tiles(matrix, r);
+    const int64_t groups = t.column1 - t.column0;
+    for (int64_t n = r->n0; n < r->n1; n++)
+        for (int64_t g = 0; g < groups; g++)
+            to[(n - r->n0) * groups + g] = raw[(tile_row(matrix, n) - t.row0) * t.row_stride + g * t.column_stride];
+}
+
 // Exponents and e4m3 factors as stored; only NaN is refused.
 static moeblock_status check_factors(const struct mb_matrix *matrix, const struct mb_rectangle *r,
                                      const uint8_t *factors, ptrdiff_t stride, moeblock_error *error)
@@ -211,7 +225,12 @@ moeblock_status mb_load_scales(moeblock_weights *weights, const struct mb_matrix
     if (!mb_packed_info_of(packed).scaled || packed == MB_PACKED_NVFP4) {
         out->exponents = raw;
         out->scale_stride = (ptrdiff_t)(matrix->scale_row_step * matrix->scale_row_stride);
-        return check_factors(matrix, r, raw, out->scale_stride, error);
+        if (turned(matrix)) {
+            turn_factors(matrix, r, raw, (uint8_t *)memory + s.zeros);
+            out->exponents = (uint8_t *)memory + s.zeros;
+            out->scale_stride = (ptrdiff_t)(t.column1 - t.column0);
+        }
+        return check_factors(matrix, r, out->exponents, out->scale_stride, error);
     }
     float *expanded = (float *)(void *)(memory + s.expanded);
     out->scales = expanded;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Integer codes that do not lie as a piece's rows do: words along the inputs or across the outputs, inputs that change
+// Codes that do not lie as a piece's rows do: bytes or words along the inputs or across the outputs, inputs that change
 // places. A row of four-bit codes becomes bytes of two, low nibble first, a row of eight-bit codes bytes.
 #include <string.h>
 
@@ -9,16 +9,17 @@
 #include "weights/checkpoint.h"
 #include "weights/matrix_load.h"
 
-enum { BLOCK_WORDS = 16 }; // of a row: a cache line
+enum { BLOCK_WORDS = 16, BLOCK_BYTES = 64 }; // of a row: a cache line
 
 bool mb_needs_unpack(const struct mb_matrix *matrix)
 {
-    return mb_format_table[matrix->format].order >= MB_CODES_WORDS_DOWN || matrix->permutation;
+    return mb_format_table[matrix->format].order >= MB_CODES_WORDS_DOWN || mb_bytes_down(matrix) || matrix->permutation;
 }
 
-// Rows of whole words, so that words can be moved as they are.
+// Rows of whole bytes or words, so that they can be moved as they are.
 static int64_t row_bytes(const struct mb_matrix *matrix, const struct mb_rectangle *r)
 {
+    if (mb_bytes_down(matrix)) return mb_ceil_div(r->k1 - r->k0, 2);
     return mb_ceil_div(r->k1 - r->k0, mb_format_word_codes(matrix->format)) * 4;
 }
 
@@ -45,6 +46,16 @@ static void turn_words(const struct mb_rectangle *r, const struct mb_loaded *loa
                 const uint32_t word = word_at(loaded, n, j);
                 memcpy(to + n * bytes + 4 * j, &word, sizeof word);
             }
+}
+
+// Bytes likewise.
+static void turn_bytes(const struct mb_rectangle *r, const struct mb_loaded *loaded, int64_t bytes, uint8_t *to)
+{
+    const uint8_t *codes = loaded->codes;
+    for (int64_t j0 = 0; j0 < bytes; j0 += BLOCK_BYTES)
+        for (int64_t n = 0; n < r->n1 - r->n0; n++)
+            for (int64_t j = j0; j < mb_min(bytes, j0 + BLOCK_BYTES); j++)
+                to[n * bytes + j] = codes[n * loaded->row_stride + j * loaded->column_stride];
 }
 
 // Eight outputs of a word go to eight rows; two inputs make a byte.
@@ -92,6 +103,8 @@ void mb_unpack(const struct mb_matrix *matrix, const struct mb_rectangle *r, str
     const int64_t bytes = row_bytes(matrix, r);
     if (matrix->permutation)
         permute(matrix, r, loaded, bytes, to);
+    else if (mb_bytes_down(matrix))
+        turn_bytes(r, loaded, bytes, to);
     else if (mb_format_table[matrix->format].order == MB_CODES_WORDS_DOWN)
         turn_words(r, loaded, bytes, to);
     else

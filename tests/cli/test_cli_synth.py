@@ -92,11 +92,38 @@ class Layouts(CliTest):
         # A shape in which tiles of 128 x 128 are not the whole tensor.
         wide = SMALL_DEEPSEEK + ["--set", "model.hidden_size=160"]
         for form in ("v4_fp8", "fbgemm_fp8", "ct_fp8", "ct_fp8_tensor", "ct_fp8_block", "mxfp8", "ct_mxfp8", "ct_mxfp4", "v4_fp4",
-                     "nvfp4", "ct_nvfp4", "ct_int4", "ct_int4_asym", "ct_int8", "ct_int8_asym", "awq", "gptq",
+                     "nvfp4", "modelopt_fp8", "modelopt_nvfp4", "ct_nvfp4", "ct_int4", "ct_int4_asym", "ct_int8", "ct_int8_asym", "awq", "gptq",
                      "gptq_v2", "gptq_int8", "gptq_v2_int8"):
             self.run_one("deepseek_v3", wide, 3, form)
 
-        self.run_one("llama4_scout", SMALL_LLAMA4, 1, "fbgemm_fp8")
+        for form in ("fbgemm_fp8", "modelopt_fp8", "modelopt_nvfp4"):
+            self.run_one("llama4_scout", SMALL_LLAMA4, 1, form)
+
+    def test_quantised_llama4_by_its_own_configuration(self):
+        """The folder with the model's config.json in place of ours: the same bytes, and validate names the format."""
+        with open(os.path.join(os.path.dirname(CONFIGS), "tests/hf/llama4_scout.json"), encoding="utf-8") as file:
+            model = json.load(file)
+        model["text_config"].update(hidden_size=160, intermediate_size=96)
+        for form, told in (("fbgemm_fp8", {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0,
+                                           "modules_to_not_convert": ["lm_head", "feed_forward.router"]}),
+                           ("modelopt_fp8", {"quant_method": "modelopt", "quant_algo": "FP8"}),
+                           ("modelopt_nvfp4", {"quant_method": "modelopt", "quant_algo": "NVFP4"})):
+            folder = self.synth("own-" + form, config="llama4_scout", form=form, layer=1, settings=SMALL_LLAMA4[:4] +
+                                ["--set", "experts.shared.intermediate_size=96"])
+            run = ["--layer", 1, "--input", os.path.join(folder, "input.npy"), "--output", self.path("y.npy")]
+            self.succeed("run", folder, *run)
+            before = content(self.path("y.npy"))
+            os.remove(os.path.join(folder, "moeblock.json"))
+            for bad in (False, True):
+                with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+                    json.dump({**model, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}
+                               if bad else told}, file)
+                if bad:
+                    self.fail_with(65, ["down_proj", form, "expects fp8"], "run", folder, *run)
+                    continue
+                self.assertEqual(self.json_of("run", folder, *run)["format"], form)
+                self.assertEqual(content(self.path("y.npy")), before)
+                self.assertIn(f"experts: {form}", self.succeed("validate", folder, "--layer", 1).stdout)
 
     def test_input_major_fp8_is_the_same_matrix(self):
         """FBGEMM's experts turned over and named as compressed-tensors has them give the same bytes."""

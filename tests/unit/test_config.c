@@ -493,9 +493,10 @@ static const struct {
      "3: experts.shared.enabled is true but model.n_shared_experts is 0; keep one"},
     {WITH("", "", "},\"weights\":{\"format\":\"fp6\""),
      "3: weights.format is \"fp6\", expected one of \"auto\", \"f32\", \"f16\", \"bf16\", \"fp8\", "
-     "\"fp8_tensor\", \"v4_fp8\", \"fbgemm_fp8\", \"ct_fp8\", \"ct_fp8_block\", \"ct_fp8_tensor\", \"mxfp8\", "
-     "\"ct_mxfp8\", \"mxfp4\", "
-     "\"ct_mxfp4\", \"v4_fp4\", \"nvfp4\", \"ct_nvfp4\", \"ct_int4\", \"ct_int4_asym\", \"ct_int8\", \"ct_int8_asym\", "
+     "\"fp8_tensor\", \"v4_fp8\", \"fbgemm_fp8\", \"ct_fp8\", \"ct_fp8_block\", \"ct_fp8_tensor\", \"modelopt_fp8\", "
+     "\"mxfp8\", \"ct_mxfp8\", \"mxfp4\", "
+     "\"ct_mxfp4\", \"v4_fp4\", \"nvfp4\", \"modelopt_nvfp4\", \"ct_nvfp4\", \"ct_int4\", \"ct_int4_asym\", "
+     "\"ct_int8\", \"ct_int8_asym\", "
      "\"awq\", \"gptq\", \"gptq_v2\", \"gptq_int8\", \"gptq_v2_int8\""},
     {WITH("", ",\"gated\":false", "},\"weights\":{\"gate_up\":\"interleaved\""),
      "3: weights.gate_up joins gate and up but experts.distributed.gated is false"},

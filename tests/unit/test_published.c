@@ -53,8 +53,8 @@ static uint32_t bits_at(const uint8_t *bytes, int64_t byte, int shift, int bits)
 }
 
 // How codes lie: bytes [N, K]; nibbles [N, K / 2]; words of inputs [N, K / c], [K / c, N]; words of outputs [K, N / 8];
-// bytes [K, N].
-enum order { BYTES, NIBBLES, DOWN, ACROSS, BYTES_DOWN };
+// bytes [K, N]; bytes of two inputs [K / 2, N].
+enum order { BYTES, NIBBLES, DOWN, ACROSS, BYTES_DOWN, PAIRS_DOWN };
 // What a code is worth before scales.
 enum element { FLOAT, E4M3, E2M1, INTEGER };
 
@@ -86,12 +86,16 @@ static const struct form forms[] = {
     {"ct_fp8", ".weight", ".weight_scale", NULL, NULL, BYTES, E4M3, 8, ALL, 1, 0, 0, 0, 0, 0},
     {"ct_fp8_tensor", ".weight", ".weight_scale", NULL, NULL, BYTES, E4M3, 8, ALL, N, 0, 0, 0, 0, 0},
     {"ct_fp8_block", ".weight", ".weight_scale", NULL, NULL, BYTES, E4M3, 8, 128, 128, 0, 0, 0, 0, 0},
+    {"modelopt_fp8", ".weight", ".weight_scale", NULL, NULL, BYTES, E4M3, 8, ALL, N, 0, 0, 0, 0, 0},
+    {"modelopt_fp8", "", "_weight_scale", NULL, NULL, BYTES_DOWN, E4M3, 8, ALL, N, 0, 0, 0, 0, 0},
     {"mxfp8", ".weight", ".weight_scale_inv", NULL, NULL, BYTES, E4M3, 8, 32, 1, 0, 0, 0, 0, 0},
     {"ct_mxfp8", ".weight", ".weight_scale", NULL, NULL, BYTES, E4M3, 8, 32, 1, 0, 0, 0, 0, 0},
     {"mxfp4", ".weight_blocks", ".weight_scales", NULL, NULL, NIBBLES, E2M1, 4, 32, 1, 0, 0, 0, 0, 0},
     {"ct_mxfp4", ".weight_packed", ".weight_scale", NULL, NULL, NIBBLES, E2M1, 4, 32, 1, 0, 0, 0, 0, 0},
     {"v4_fp4", ".weight", ".scale", NULL, NULL, NIBBLES, E2M1, 4, 32, 1, 0, 0, 0, 0, 0},
     {"nvfp4", ".weight", ".weight_scale", NULL, ".weight_scale_2", NIBBLES, E2M1, 4, 16, 1, 0, 0, 0, 0, 0},
+    {"modelopt_nvfp4", ".weight", ".weight_scale", NULL, ".weight_scale_2", NIBBLES, E2M1, 4, 16, 1, 0, 0, 0, 0, 0},
+    {"modelopt_nvfp4", "", "_weight_scale", NULL, "_weight_scale_2", PAIRS_DOWN, E2M1, 4, 16, 1, 0, 0, 1, 0, 0},
     {"ct_nvfp4", ".weight_packed", ".weight_scale", NULL, ".weight_global_scale", NIBBLES, E2M1, 4, 16, 1, 0, 0, 0, 1,
      0},
     {"ct_int4", ".weight_packed", ".weight_scale", NULL, NULL, NIBBLES, INTEGER, 4, 32, 1, 0, 0, 0, 0, 0},
@@ -227,7 +231,7 @@ static struct checkpoint *make_checkpoint(const struct form *form, enum mb_forma
     moeblock_tensor_need need;
     moeblock_error error = {MOEBLOCK_OK, ""};
     const bool any_group = form->element == INTEGER;
-    const char *const stored = form->order == BYTES_DOWN ? input_major : "";
+    const char *const stored = form->order >= BYTES_DOWN ? input_major : "";
     const int length = snprintf(text, sizeof text,
                                 "{\"model\":{\"hidden_size\":%d,\"num_experts\":1,\"num_experts_per_tok\":1},"
                                 "\"router\":{},\"experts\":{\"distributed\":{\"intermediate_size\":%d}},"
@@ -279,6 +283,8 @@ static uint32_t code_of(const struct checkpoint *c, int n, int k)
         return bytes[n * K + k];
     case BYTES_DOWN:
         return bytes[k * N + n];
+    case PAIRS_DOWN:
+        return bits_at(bytes, k / 2 * N + n, k % 2 * 4, 4);
     case NIBBLES:
         return bits_at(bytes, (n * K + k) / 2, k % 2 * 4, 4);
     case DOWN:

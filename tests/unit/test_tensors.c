@@ -552,6 +552,58 @@ static void test_fbgemm_fp8(void **state)
     }
 }
 
+// A scale of whole matrices may be one for all stacked experts, one an expert, or one for gate and up each.
+static void test_scales_of_whole_matrices(void **state)
+{
+    (void)state;
+    static const char weights[] = "\"layout\":\"stacked\",\"gate_up\":\"concatenated\",\"orientation\":"
+                                  "\"input_major\",\"names\":{\"gate_up\":\"/gu\",\"down\":\"/d\"}";
+    static const struct {
+        int rank;
+        int64_t dims[3];
+        uint64_t up_offset; // of expert 1
+    } shapes[] = {{0, {0}, 0},
+                  {1, {1}, 0},
+                  {1, {EXPERTS}, 1},
+                  {2, {EXPERTS, 1}, 1},
+                  {2, {EXPERTS, 2}, 3},
+                  {3, {EXPERTS, 2, 1}, 3},
+                  {3, {EXPERTS, 1, 1}, 1}};
+    static const struct {
+        enum mb_format format;
+        const char *scale;
+    } forms[] = {{MB_FORMAT_MODELOPT_FP8, "gu_weight_scale"}, {MB_FORMAT_MODELOPT_NVFP4, "gu_weight_scale_2"}};
+    for (size_t f = 0; f < 2; f++) {
+        moeblock_config *config = parse("\"distributed\":{\"intermediate_size\":96}", "", weights);
+        struct checkpoint *c = make_checkpoint(config, forms[f].format);
+        moeblock_tensor *scale = find(c, forms[f].scale);
+        float values[2 * EXPERTS] = {1, 2, 3, 4, 5, 6}, one[INNER * HIDDEN], *out = malloc(sizeof one);
+        free((void *)(uintptr_t)scale->data);
+        scale->data = values;
+        for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+            struct mb_matrix m;
+            moeblock_error error = {MOEBLOCK_OK, ""};
+            scale->rank = shapes[i].rank;
+            scale->bytes = sizeof(float);
+            for (int d = 0; d < scale->rank; d++) scale->bytes *= (size_t)(scale->dims[d] = shapes[i].dims[d]);
+            moeblock_weights_destroy(&c->weights);
+            open_checkpoint(c);
+            if (mb_projection_find(config, c->weights, MB_PROJ_UP, 7, 1, &m, &error)) fail_msg("%s", error.message);
+            assert_int_equal(m.format, forms[f].format);
+            assert_int_equal(f ? m.total_offset : m.scale_offset, shapes[i].up_offset);
+            assert_int_equal(m.column_stride, 2 * INNER);
+            if (mb_matrix_decode(c->weights, &config->allocator, &m, 0, INNER, out, &error))
+                fail_msg("%s", error.message);
+            if (i == 0) memcpy(one, out, sizeof one); // the scale was 1
+            for (int k = 0; k < INNER * HIDDEN; k++) assert_true(out[k] == one[k] * values[shapes[i].up_offset]);
+        }
+        free(out);
+        scale->data = malloc(1);
+        drop_checkpoint(c);
+        moeblock_config_destroy(&config);
+    }
+}
+
 static void test_fbgemm_errors(void **state)
 {
     (void)state;
@@ -631,10 +683,17 @@ static void test_needed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layouts),       cmocka_unit_test(test_others),        cmocka_unit_test(test_biases),
-        cmocka_unit_test(test_names),         cmocka_unit_test(test_name_forms),    cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_needed),        cmocka_unit_test(test_decode_errors), cmocka_unit_test(test_fbgemm_fp8),
+        cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_others),
+        cmocka_unit_test(test_biases),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_name_forms),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_needed),
+        cmocka_unit_test(test_decode_errors),
+        cmocka_unit_test(test_fbgemm_fp8),
         cmocka_unit_test(test_fbgemm_errors),
+        cmocka_unit_test(test_scales_of_whole_matrices),
     };
     return cmocka_run_group_tests(tests, make_context, drop_context);
 }
