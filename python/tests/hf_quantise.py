@@ -227,6 +227,58 @@ def write_pair(
     return to / "quantised"
 
 
+def fbgemm(turned: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Codes [experts, inputs, outputs], a scale an output."""
+    scale = turned.abs().amax(1, keepdim=True) / 448
+    codes = (turned / scale).to(torch.float8_e4m3fn)
+    return {"": codes, "_scale": scale}, codes.float() * scale
+
+
+def modelopt_fp8(turned: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """One scale for all experts."""
+    scale = turned.abs().max() / 448
+    codes = (turned / scale).to(torch.float8_e4m3fn)
+    return {"": codes, "_weight_scale": scale, "_input_scale": torch.tensor(0.1)}, codes.float() * scale
+
+
+def modelopt_nvfp4(turned: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Two inputs a byte, 16 a scale: [experts, inputs / 2, outputs] and [experts, inputs / 16, outputs]."""
+    experts, inputs, outputs = turned.shape
+    codes, scale, total, values = _nvfp4(turned.transpose(1, 2).reshape(-1, inputs))
+    codes, scale, values = (part.reshape(experts, outputs, -1).transpose(1, 2) for part in (codes, scale, values))
+    return {"": codes, "_weight_scale": scale, "_weight_scale_2": total, "_input_scale": torch.tensor(0.1)}, values
+
+
+LLAMA4 = {  # of stacked experts, and of the other linear maps
+    "fbgemm_fp8": (
+        fbgemm,
+        Format(ct_fp8, {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": []}),
+    ),
+    "modelopt_fp8": (modelopt_fp8, Format(ct_fp8, {"quant_method": "modelopt", "quant_algo": "FP8"})),
+    "modelopt_nvfp4": (modelopt_nvfp4, Format(nvfp4, {"quant_method": "modelopt", "quant_algo": "NVFP4"})),
+}
+
+
+def llama4_folder(plain: Path, to: Path, name: str) -> Path:
+    """Experts as llama4 has them, all of a layer in one tensor that is stored by input."""
+    experts, other = LLAMA4[name]
+    decoded = load_file(plain / "model.safetensors")
+    stored = {}
+    for part, tensor in list(decoded.items()):
+        if tensor.ndim == 3:
+            parts, values = experts(tensor.float())
+            if name == "fbgemm_fp8" and part.endswith("down_proj"):
+                parts["_scale"] = parts["_scale"].transpose(1, 2)  # as it is published
+            stored |= {f"{part}{suffix}": value for suffix, value in parts.items()}
+        elif is_linear(part, tensor):
+            parts, values = other.quantise(tensor.float())
+            stored |= {f"{part.removesuffix('weight')}{suffix}": value for suffix, value in parts.items()}
+        else:
+            stored[part] = values = tensor
+        decoded[part] = values
+    return write_pair(plain, to, stored, decoded, other.config)
+
+
 def mxfp4_folder(plain: Path, to: Path) -> Path:
     """gpt_oss as it is published: the experts alone, stored by output, in blocks of 32 inputs."""
     decoded = load_file(plain / "model.safetensors")

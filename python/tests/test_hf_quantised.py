@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hf_models import tiny
-from hf_quantise import FORMATS, is_linear, mxfp4_folder, quantise_folder
+from hf_quantise import FORMATS, LLAMA4, is_linear, llama4_folder, mxfp4_folder, quantise_folder
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 import moeblock
@@ -72,6 +72,15 @@ def test_fp8(family: str, tmp_path: Path) -> None:
 
 def test_mxfp4(tmp_path: Path) -> None:
     quantised = mxfp4_folder(saved("gpt_oss", tmp_path), tmp_path)
+    same_model(
+        moeblock.hf.from_pretrained(quantised), AutoModelForCausalLM.from_pretrained(tmp_path / "decoded").eval()
+    )
+
+
+@pytest.mark.parametrize("name", LLAMA4)
+def test_stacked_by_input(name: str, tmp_path: Path) -> None:
+    """One layer: of two experts whose scores are near, rounding in a layer before would choose another."""
+    quantised = llama4_folder(saved("llama4_text", tmp_path, num_hidden_layers=1), tmp_path, name)
     same_model(
         moeblock.hf.from_pretrained(quantised), AutoModelForCausalLM.from_pretrained(tmp_path / "decoded").eval()
     )
