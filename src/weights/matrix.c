@@ -11,6 +11,7 @@
 
 enum {
     COLUMN_STEP = 16,       // the least k step of a piece, a multiple of every kernel's
+    UNPACKED_STEP = 128,    // the same of rows that are put together first: as many as kernels transpose at a time
     PART_BYTES = 512 << 10, // of a piece whose only group is larger: read and packed part after part
 };
 
@@ -81,13 +82,19 @@ static size_t converted_bytes(enum mb_format from)
 // Whether pieces are ranges of outputs. Permuted inputs are needed together.
 static bool cut_by_rows(const struct mb_matrix *matrix) { return mb_output_major(matrix) || matrix->permutation; }
 
+static int64_t column_step(const struct mb_matrix *matrix)
+{
+    return mb_needs_unpack(matrix) ? UNPACKED_STEP : COLUMN_STEP;
+}
+
 // Where the part of a piece that begins at input k ends. One scale an output makes a piece of all columns of outputs,
 // of which as many are read at a time as PART_BYTES hold; a part is of one group.
 static int64_t part_end(const struct mb_matrix *matrix, int64_t outputs, int64_t k, int64_t k1)
 {
     const int64_t group = mb_matrix_group(matrix);
     const int64_t column_bits = outputs * (int64_t)mb_packed_info_of(mb_format_table[matrix->format].packed).code_bits;
-    const int64_t columns = mb_max(1, (int64_t)PART_BYTES * 8 / column_bits / COLUMN_STEP) * COLUMN_STEP;
+    const int64_t step = column_step(matrix);
+    const int64_t columns = mb_max(1, (int64_t)PART_BYTES * 8 / column_bits / step) * step;
     if (cut_by_rows(matrix) || columns >= group) return k1; // no group: 0
     return mb_min(mb_min(k1, k + columns), (k / group + 1) * group);
 }
@@ -252,7 +259,7 @@ static int64_t piece_lines(const struct mb_matrix *matrix, const struct mb_packi
 {
     const int64_t length = cut_by_rows(matrix) ? packing->k : packing->n;
     int64_t multiple = cut_by_rows(matrix) ? granule : mb_max(packing->group, 1);
-    while (!cut_by_rows(matrix) && multiple % COLUMN_STEP) multiple += mb_max(packing->group, 1);
+    while (!cut_by_rows(matrix) && multiple % column_step(matrix)) multiple += mb_max(packing->group, 1);
     const int64_t bits = (int64_t)mb_packed_info_of(mb_format_table[matrix->format].packed).code_bits;
     const int64_t line_bytes = mb_max(1, length * bits / 8);
     return mb_max(1, (int64_t)bytes / line_bytes / multiple) * multiple;

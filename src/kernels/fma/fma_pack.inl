@@ -156,6 +156,21 @@ static bool has_nan(const struct strip *s, int64_t c, int64_t k0, int64_t k1)
     return nan;
 }
 
+// Which columns of e4m3 codes [k0, k1) hold a NaN.
+static void find_nans(const struct strip *s, int64_t k0, int64_t k1, bool nan[MB_COLUMNS])
+{
+    uint8_t found[MB_COLUMNS] = {0};
+    if (s->columns == MB_COLUMNS && s->row_stride == 1) { // columns side by side
+        for (int64_t k = k0; k < k1; k++) {
+            const uint8_t *line = s->from + k * s->column_stride;
+            for (int c = 0; c < MB_COLUMNS; c++) found[c] |= (line[c] & 0x7f) == 0x7f;
+        }
+    } else {
+        for (int64_t c = 0; c < s->columns; c++) found[c] = has_nan(s, c, k0, k1);
+    }
+    for (int c = 0; c < MB_COLUMNS; c++) nan[c] = found[c];
+}
+
 // Scales as they come; FP8: NaN where a group of codes has one, whichever of the group's pieces it is in. `inside`: an
 // earlier piece began the first group.
 static void pack_scales(const struct strip *s, const float *scales, bool inside, uint8_t *to)
@@ -164,11 +179,11 @@ static void pack_scales(const struct strip *s, const float *scales, bool inside,
         float line[MB_COLUMNS] = {0};
         const int64_t k0 = g * s->group, k1 = mb_min(k0 + s->group, s->count);
         const bool begun = inside && g == 0;
+        bool nan[MB_COLUMNS] = {false};
         if (begun) memcpy(line, to, sizeof line);
-        for (int64_t c = 0; c < s->columns; c++) {
-            const bool nan = s->format == MB_PACKED_FP8 && has_nan(s, c, k0, k1);
-            if (nan || !begun) line[c] = nan ? mb_float(0x7fc00000u) : scales[c * s->scale_stride + g];
-        }
+        if (s->format == MB_PACKED_FP8) find_nans(s, k0, k1, nan);
+        for (int64_t c = 0; c < s->columns; c++)
+            if (nan[c] || !begun) line[c] = nan[c] ? mb_float(0x7fc00000u) : scales[c * s->scale_stride + g];
         memcpy(to + (size_t)g * sizeof line, line, sizeof line);
     }
 }
