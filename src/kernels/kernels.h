@@ -88,8 +88,9 @@ static inline int64_t mb_packed_chain(const struct mb_packing *packing)
 // A rectangle of source weights to pack: outputs [n0, n1) x inputs [k0, k1) of one part. Code (n, k) is at
 // codes + (n - n0) * row_stride + (k - k0) * column_stride (strides in elements of 4, 2 or 1 bytes). Four-bit codes: a
 // row is bytes of two codes, low nibble first, row_stride in bytes, column_stride 1. k0 is a multiple of 16 and of the
-// group, and n0 of the level's granule; k1 and n1 likewise unless they are k and n. What belongs to output n and group
-// g is at (n - n0) * scale_stride + (g - k0 / group).
+// group, and n0 of the level's granule; k1 and n1 likewise unless they are k and n. Pieces may also cut one group of
+// more inputs than they have, at multiples of 16: such come one after the other with ascending k0. What belongs to
+// output n and group g is at (n - n0) * scale_stride + (g - k0 / group).
 struct mb_piece {
     int part;
     int64_t n0, n1, k0, k1;
