@@ -6,7 +6,7 @@ import os
 
 MAX_RANK = 8
 DTYPES = {"F32": 1, "F16": 2, "BF16": 3}
-COMPUTES = {"auto": 0, "f32": 1, "bf16": 2, "int16": 3}
+COMPUTES = {"auto": 0, "f32": 1, "bf16": 2, "int16": 3, "bf16x2": 4}
 DECODE = 2
 
 

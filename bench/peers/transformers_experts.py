@@ -212,7 +212,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     transformers.logging.set_verbosity_error()
     settings = ["experts.shared.enabled=false", "weights.format=bf16", *arguments.set]
-    block = library.Block(library.find_library(arguments.build), arguments.config, arguments.threads, settings, "bf16")
+    block = library.Block(library.find_library(arguments.build), arguments.config, arguments.threads, settings, "auto")
     module = make_experts(torch, model, block.shape)
     tensors, kept = tensors_of(torch, model, module, block.shape)
     block.load_tensors(tensors)

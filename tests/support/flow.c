@@ -207,7 +207,7 @@ static int expected_calls(const struct flow *flow, const struct traffic *traffic
     int n = 0;
     if (gathers || travels) {
         to[n++] = (struct mesh_call){"agree", -1, 0}; // that the same block was made everywhere
-        to[n++] = (struct mesh_call){"agree", -1, 2}; // what all machines can do
+        to[n++] = (struct mesh_call){"agree", -1, 3}; // what all machines can do
         to[n++] = (struct mesh_call){"agree", -1, 0}; // that the same weights were loaded
     }
     if (flow->adapter) to[n++] = (struct mesh_call){"agree", -1, 1}; // how long workspaces are

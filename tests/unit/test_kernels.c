@@ -318,7 +318,8 @@ static void compare_levels(enum mb_packed_format format, bool bf16, enum inputs 
     float *biases = memory_of((size_t)n * sizeof(float));
     for (int64_t i = 0; i < n; i++) biases[i] = random_value(kind);
     struct inputs_of_rows rows = make_rows(kind, bf16, m, k);
-    for (int form = 0; form < (wanted_even_odd ? SEPARATE : FORMS); form++) {
+    const int step = wanted_even_odd ? GATED_GATE_UP : 1; // a plain product and both parts show all of that
+    for (int form = 0; form < (wanted_even_odd ? SEPARATE : FORMS); form += step) {
         struct source source = make_source(format, kind, form == GATED_GATE_UP ? 2 : 1, n, k);
         const struct mb_activation *activation = form == PLAIN_GATE_UP || form == GATED_GATE_UP ? &silu : NULL;
         const float *bias = form % 2 ? biases : NULL;
@@ -404,8 +405,8 @@ static void test_groups(void **state)
 static void test_even_odd(void **state)
 {
     (void)state;
-    static const int64_t shapes[][3] = {{1, 1, 1},   {2, 7, 31},   {3, 31, 33},   {16, 33, 100}, {17, 40, 129},
-                                        {33, 9, 64}, {49, 31, 65}, {241, 3, 545}, {5, 70, 2100}, {100, 10, 1030}};
+    static const int64_t shapes[][3] = {{1, 1, 1},   {3, 31, 33},   {16, 9, 100}, {17, 33, 129},
+                                        {49, 7, 65}, {241, 3, 289}, {5, 40, 1100}};
     static const int64_t groups[] = {0, 32, 64, 24, 7, 256, 512, 1000, 1 << 20};
     random_state = 14;
     wanted_even_odd = true;
@@ -419,7 +420,7 @@ static void test_even_odd(void **state)
             }
         }
         wanted_group = 0;
-        for (int64_t m = 1; m <= 33; m++) compare_levels((enum mb_packed_format)format, true, UNIFORM, m, 33, 129);
+        for (int64_t m = 1; m <= 33; m++) compare_levels((enum mb_packed_format)format, true, UNIFORM, m, 17, 73);
     }
     wanted_even_odd = false;
 }
