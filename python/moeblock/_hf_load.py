@@ -104,8 +104,12 @@ def names_of_experts(path: str | os.PathLike[str], context: Context) -> str:
 def experts_of_layer(path: str | os.PathLike[str], layer: int, context: Context) -> PackedExperts:
     """The routed experts of one layer of a checkpoint, without its router, shared expert and latent projections."""
     whole = Config(path, layer=layer, context=context)
-    settings: dict[str, Any] = {"router.type": "given", "experts.shared": False, "experts.out_norm": False,
-                                "experts.output_scale": False}
+    settings: dict[str, Any] = {
+        "router.type": "given",
+        "experts.shared": False,
+        "experts.out_norm": False,
+        "experts.output_scale": False,
+    }
     described = whole.to_dict()
     latent = described["experts"].get("latent", {}).get("size", 0)
     if latent:
