@@ -108,10 +108,13 @@ struct mb_span {
     const uint32_t *x;         // row r at x + r * MB_X_STRIDE, pairs turned; float32 rows: r * 2 * MB_X_STRIDE
     float *sums;               // [rows][MB_PANEL]
     int64_t panel_sums;        // floats from a panel's sums to the next panel's
+    const uint8_t *end;        // few rows: of the codes of strip 0
+    const uint8_t *after;      // few rows: of what is read behind them, strip 0; NULL: nothing
     const uint8_t *next;       // many rows: a line to fetch with each line read
     const uint8_t *factors[4]; // of the groups, MB_STRIP bytes each
     const float *scales[4];    // of the groups; NULL where tiles scale no chains
     const float *full[4];      // of the columns
+    bool zen4;                 // what the processor is, see set_reaches
     __m512i *top;              // the largest factor of MXFP8, NVFP4 and FP4 (252 - exponent) so far
 };
 
@@ -208,7 +211,7 @@ struct mb_walk {
     const void *packed;
     const struct mb_rows *rows;
     int64_t p0, p1;
-    bool separate;
+    bool separate, zen4;
     void *scratch;
     void (*finish)(const void *call, int64_t panel, int64_t r0, int64_t m, const float *sums);
     const void *call;

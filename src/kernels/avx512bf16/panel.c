@@ -136,7 +136,7 @@ static struct mb_span span_of(const struct mb_walk *walk, int64_t panel, int s0,
     const struct mb_strip_layout layout = mb_strip_layout_of(walk->packing);
     const struct mb_packed_info info = mb_packed_info_of(walk->packing->format);
     const int64_t p0 = chunk * layout.chunk_pairs, group = p0 / layout.group_pairs;
-    struct mb_span span = {.pairs = mb_min(layout.chunk_pairs, layout.pairs - p0)};
+    struct mb_span span = {.pairs = mb_min(layout.chunk_pairs, layout.pairs - p0), .zen4 = walk->zen4};
     const bool blocks = walk->packing->format == MB_PACKED_FP4;
     span.group_pairs = blocks ? layout.group_pairs : mb_min(layout.group_pairs, span.pairs);
     for (int s = 0; s < strips; s++) {
@@ -227,6 +227,8 @@ static bool sum_few(const struct mb_walk *walk, int64_t panel, int64_t panels, c
     const int shape = panels == 2 ? 2 : m <= tiles->wide_rows ? 1 : 0, strips = 1 << shape;
     const int64_t most = shape == 2 ? MB_FOUR_STRIPS_ROWS : shape == 1 ? tiles->wide_rows : MB_TILE_ROWS;
     __m512i top = _mm512_setzero_si512();
+    const struct mb_strip_layout layout = mb_strip_layout_of(walk->packing);
+    const size_t codes_bytes = layout.factors ? layout.factors : layout.strip_bytes;
     memset(scratch->sums, 0, (size_t)(panels * m * MB_PANEL) * sizeof(float));
     for (int s = 0; s < 2 * panels; s += strips) {
         for (int64_t c = 0; c < chunks_of(walk->packing); c++) {
@@ -234,6 +236,8 @@ static bool sum_few(const struct mb_walk *walk, int64_t panel, int64_t panels, c
             span.sums = scratch->sums + s * MB_STRIP;
             span.panel_sums = m * MB_PANEL;
             span.top = &top;
+            span.end = strip_of(walk, panel, s) + codes_bytes;
+            span.after = 2 * panel + s + strips < 2 * walk->p1 ? strip_of(walk, panel, s + strips) : NULL;
             run_tiles(tiles->few[shape], most, &span, scratch->x + c * m * MB_X_STRIDE, MB_X_STRIDE, m, NULL);
         }
     }
@@ -299,6 +303,14 @@ static void walk_few(const struct mb_walk *walk, const struct scratch *scratch)
     }
 }
 
+// Whether codes are expanded once for m rows instead of decoded by every tile of them; the tiles of expanded weights
+// know no groups of scaled chains. Zen 5 decodes while it multiplies, on Zen 4 the two share their units.
+static bool expands(const struct mb_walk *walk, int64_t m)
+{
+    enum { PAYS_FROM = 32 };
+    return takes_floats(walk) || (walk->zen4 && m >= PAYS_FROM && mb_packed_chain(walk->packing) >= walk->packing->k);
+}
+
 // Panels outside, so that a second block of rows finds their weights in a cache.
 static void walk_many(const struct mb_walk *walk, const struct scratch *scratch)
 {
@@ -309,7 +321,7 @@ static void walk_many(const struct mb_walk *walk, const struct scratch *scratch)
         int64_t blocks = mb_ceil_div(walk->rows->m, most);
         for (int64_t r0 = 0, m; r0 < walk->rows->m; r0 += m, blocks--) {
             m = mb_ceil_div(walk->rows->m - r0, blocks);
-            if (!sum_many(walk, takes_floats(walk), p, panels, r0, m, scratch))
+            if (!sum_many(walk, expands(walk, m), p, panels, r0, m, scratch))
                 sum_many(walk, true, p, panels, r0, m, scratch);
             finish(walk, p, panels, r0, m, scratch->sums);
         }

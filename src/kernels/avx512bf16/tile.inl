@@ -11,12 +11,53 @@
 //   after_block             what expanding a block leaves to be done, see struct mb_tiles
 // `rows`, `strips` and `many` are constants where these are inlined.
 
-// Bytes between what is read and what is fetched. Many rows take long over a line, and memory must have answered well
-// before it is due; with few rows a short run keeps more of the fetched lines in the first-level cache.
-MB_INLINE int ahead(const int rows, const int strips)
+// What a tile of few rows asks memory for ahead of its reads: the line `by` bytes on, and from `turn` on, whence that
+// lies behind the strip's codes, the lines of what is read next. 0: nothing.
+struct reach {
+    ptrdiff_t by;
+    uintptr_t turn;
+};
+
+// The reach into the first-level cache and the second-level one. Many rows take long over a line, and memory must have
+// answered well before it is due; with few rows a short run keeps more of the fetched lines in the first-level cache.
+// Zen 4 has too few places for lines on their way there: they go to the second level, from where bf16 comes by itself
+// and codes, which take longer, are fetched once more.
+MB_INLINE void set_reaches(const int rows, const int strips, const struct mb_span *span, struct reach *first,
+                           struct reach *second)
 {
-    if (strips == 1) return (int)mb_min(128 / LINE_PAIRS * LINE_BYTES, 8192);
-    return rows >= 3 || LINE_PAIRS > 1 ? 4096 : 2048;
+    const bool pairs = LINE_BYTES == 128;
+    first->by = strips == 1 ? mb_min(128 / LINE_PAIRS * LINE_BYTES, 8192) : rows >= 3 || LINE_PAIRS > 1 ? 4096 : 2048;
+    second->by = 0;
+    if (span->zen4 && (pairs || strips > 1)) {
+        first->by = pairs ? 0 : 1024;
+        second->by = strips == 1 ? 8192 : pairs ? 1024 : 4096;
+    }
+    first->turn = (uintptr_t)span->end - (uintptr_t)first->by;
+    second->turn = (uintptr_t)span->end - (uintptr_t)second->by;
+}
+
+// Whether there is something to ask for beside the line at `at`.
+MB_INLINE bool reaches(struct reach *reach, const struct mb_span *span, const uint8_t *at)
+{
+    if (reach->by && (uintptr_t)at >= reach->turn) {
+        reach->turn = UINTPTR_MAX;
+        reach->by = span->after ? reach->by + (span->after - span->end) : 0;
+    }
+    return reach->by != 0;
+}
+
+MB_INLINE void fetch(const int strips, const struct mb_span *span, const uint8_t *const *at, struct reach *first,
+                     struct reach *second)
+{
+    enum { EACH = LINE_BYTES / 64 };
+    if (reaches(second, span, at[0])) {
+        MB_UNROLL for (int i = 0; i < strips * EACH; i++)
+            _mm_prefetch((const char *)at[i / EACH] + second->by + i % EACH * 64, _MM_HINT_T1);
+    }
+    if (reaches(first, span, at[0])) {
+        MB_UNROLL for (int i = 0; i < strips * EACH; i++)
+            _mm_prefetch((const char *)at[i / EACH] + first->by + i % EACH * 64, _MM_HINT_T0);
+    }
 }
 
 MB_INLINE float *sums_at(const struct mb_span *span, const int r, const int v)
@@ -59,6 +100,8 @@ MB_INLINE void tile(const int rows, const int strips, const bool many, const str
     const uint8_t *at[4], *next = many ? span->next : span->weights[0]; // few rows fetch nothing through it
     const uint32_t *x = span->x;
     const bool scaled = SCALED && span->scales[0];
+    struct reach first, second;
+    set_reaches(rows, strips, span, &first, &second);
     start(&decoder);
     MB_UNROLL for (int s = 0; s < strips; s++) at[s] = span->weights[s];
     load_sums(rows, strips, span, scaled, sum);
@@ -70,11 +113,7 @@ MB_INLINE void tile(const int rows, const int strips, const bool many, const str
             const uint32_t *end = x + mb_min(length, span->pairs - p - g * length);
             for (; x < end; x += LINE_PAIRS, next += 64) {
                 if (many) _mm_prefetch((const char *)next, _MM_HINT_T1);
-                MB_UNROLL for (int s = 0; s < strips && !many; s++)
-                {
-                    MB_UNROLL for (int b = 0; b < LINE_BYTES; b += 64)
-                        _mm_prefetch((const char *)at[s] + b + ahead(rows, strips), _MM_HINT_T0);
-                }
+                if (!many) fetch(strips, span, at, &first, &second);
                 MB_UNROLL for (int h = 0; h < LINE_PAIRS; h++)
                 {
                     __m512i w[8];
