@@ -147,6 +147,8 @@ static struct source make_source(enum mb_packed_format format, enum inputs kind,
         for (int64_t i = 0; i < n * s.row_stride; i++) put_code(format, kind, s.codes[part] + (size_t)i * size);
         for (int64_t i = 0; i < n * s.groups; i++) {
             s.scales[part][i] = kind == UNIFORM ? 1.0f + 0.5f * unit_random() : random_value(kind);
+            // Levels may keep scales that are all bfloat16 in less room.
+            if (n % 2) s.scales[part][i] = mb_from_bf16(mb_to_bf16(s.scales[part][i]));
             s.factors[part][i] = random_factor(format, kind);
         }
     }

@@ -58,7 +58,7 @@ static void to_int16(void *row, const float *from, int64_t n) { WIDER.to_int16(r
 
 const struct mb_kernels mb_kernels_avx512bf16 = {
     .name = "avx512bf16",
-    .layout = 9,
+    .layout = 10,
     .granule = MB_PANEL,
     .fused = true,
     .usable = usable,

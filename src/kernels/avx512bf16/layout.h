@@ -48,7 +48,9 @@ enum {
     MB_NVFP4_TOP = 254,
     MB_AHEAD = 2048 // bytes that expansion fetches ahead
 };
-#define MB_MIXED_SCALES 0xffffffffu // a NaN that stands for "the columns' scales differ"
+// NaNs that stand for "the columns' scales differ", as float32 or, in half the room, as bfloat16
+#define MB_MIXED_SCALES 0xffffffffu
+#define MB_BF16_SCALES 0xfffffffeu
 
 struct mb_strip_layout {
     int64_t pairs;
@@ -124,14 +126,28 @@ MB_INLINE __m512 mb_dot(__m512 sum, __m512i x, __m512i weights)
 }
 MB_INLINE __m512i mb_pair(const uint32_t *x) { return _mm512_set1_epi32((int32_t)*x); }
 
+MB_INLINE uint32_t mb_scale_bits(const struct mb_span *span, int s, int64_t g)
+{
+    uint32_t bits;
+    __builtin_memcpy(&bits, span->scales[s] + g, sizeof bits);
+    return bits;
+}
+MB_INLINE bool mb_scales_differ(const struct mb_span *span, int s, int64_t g)
+{
+    return mb_scale_bits(span, s, g) >= MB_BF16_SCALES;
+}
+
 // Scales of columns [16 v, 16 v + 16) of strip s for group g.
 MB_INLINE __m512 mb_scale(const struct mb_span *span, int s, int64_t g, int v)
 {
-    const float scale = span->scales[s][g];
-    uint32_t bits;
-    __builtin_memcpy(&bits, &scale, sizeof bits);
-    if (bits == MB_MIXED_SCALES) return _mm512_loadu_ps(span->full[s] + g * MB_STRIP + 16 * v);
-    return _mm512_set1_ps(scale);
+    const uint32_t bits = mb_scale_bits(span, s, g);
+    const float *full = span->full[s] + g * MB_STRIP;
+    if (bits == MB_MIXED_SCALES) return _mm512_loadu_ps(full + 16 * v);
+    if (bits == MB_BF16_SCALES) {
+        const __m256i halves = _mm256_loadu_si256((const __m256i *)(const void *)(full + 8 * v));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    }
+    return _mm512_castsi512_ps(_mm512_set1_epi32((int32_t)bits));
 }
 
 // Codes to bf16 pairs (tables.c).

@@ -376,14 +376,18 @@ static void pack_scales(const struct mb_strip_layout *layout, const float *scale
                         int64_t g, uint8_t *strip)
 {
     float line[MB_STRIP] = {0};
-    bool same = true;
+    uint16_t halves[2 * MB_STRIP] = {0};
+    bool same = true, bf16 = true;
     for (int64_t c = 0; c < columns; c++) {
         line[c] = scales[c * stride];
+        halves[c] = mb_to_bf16(line[c]);
+        const float back = mb_from_bf16(halves[c]);
         same = same && memcmp(&line[c], &line[0], sizeof *line) == 0;
+        bf16 = bf16 && memcmp(&line[c], &back, sizeof back) == 0;
     }
-    const uint32_t mixed = MB_MIXED_SCALES;
-    memcpy(strip + layout->scales + (size_t)g * sizeof(float), same ? (const void *)line : (const void *)&mixed, 4);
-    memcpy(strip + layout->full + (size_t)g * sizeof line, line, sizeof line);
+    const uint32_t mark = bf16 ? MB_BF16_SCALES : MB_MIXED_SCALES;
+    memcpy(strip + layout->scales + (size_t)g * sizeof(float), same ? (const void *)line : (const void *)&mark, 4);
+    memcpy(strip + layout->full + (size_t)g * sizeof line, bf16 && !same ? (const void *)halves : line, sizeof line);
 }
 
 static void pack_strip(const struct mb_packing *packing, const struct mb_strip_layout *layout,

@@ -60,6 +60,20 @@ MB_INLINE void fetch(const int strips, const struct mb_span *span, const uint8_t
     }
 }
 
+// Factors and columns' scales come beside the codes, in streams too slow for the processor to foresee.
+MB_INLINE void fetch_beside(const int strips, const struct mb_span *span, bool scaled, int64_t block)
+{
+    enum { AHEAD = 8 }; // groups
+    MB_UNROLL for (int s = 0; s < strips; s++)
+    {
+        if (span->factors[s])
+            _mm_prefetch((const char *)span->factors[s] + (block + 2 * AHEAD) * MB_STRIP, _MM_HINT_T0);
+        if (!scaled || !mb_scales_differ(span, s, block)) continue;
+        const float *full = span->full[s] + (block + AHEAD) * MB_STRIP;
+        MB_UNROLL for (int i = 0; i < 2; i++) _mm_prefetch((const char *)(full + 16 * i), _MM_HINT_T0);
+    }
+}
+
 MB_INLINE float *sums_at(const struct mb_span *span, const int r, const int v)
 {
     return span->sums + v / 4 * span->panel_sums + r * MB_PANEL + v % 4 * 16;
@@ -106,6 +120,7 @@ MB_INLINE void tile(const int rows, const int strips, const bool many, const str
     MB_UNROLL for (int s = 0; s < strips; s++) at[s] = span->weights[s];
     load_sums(rows, strips, span, scaled, sum);
     for (int64_t p = 0, block = 0; p < span->pairs; p += span->group_pairs, block++) {
+        if (!many && GROUPS == 1) fetch_beside(strips, span, scaled, block);
         MB_UNROLL for (int g = 0; g < GROUPS; g++)
         {
             MB_UNROLL for (int s = 0; s < strips; s++) enter(&decoder, span, s, at[s], block, g);
