@@ -4,6 +4,7 @@
 #include "block.h"
 
 #include "base/clock.h"
+#include "base/context.h"
 #include "base/status.h"
 
 // x [T, H/C] or [T, H]
@@ -43,9 +44,48 @@ int64_t mb_block_pass_tokens(const moeblock_config *config, int ep, moeblock_mod
     return tokens;
 }
 
+// Whether the router must see sequences whole.
+static bool keeps_sequences(const struct mb_run *run)
+{
+    const struct mb_registered *kind = run->block->router_kind;
+    if (run->given_ids || !kind || !run->block->config->routed_enabled) return false;
+    const moeblock_router_class *router = kind->class_copy;
+    return router->whole_sequences && router->whole_sequences(run->set->router);
+}
+
 static int64_t pass_tokens(const struct mb_run *run, int64_t capacity)
 {
+    if (keeps_sequences(run)) return capacity; // chunk sizes stand behind that
     return mb_block_pass_tokens(run->block->config, run->block->share.ep, run->input->mode, capacity);
+}
+
+// Tokens of the pass that begins at `first`, and where sequences stay whole with sequence *next, which goes on.
+static int64_t pass_length(const struct mb_run *run, int64_t first, int64_t tokens, int64_t step, int64_t *next)
+{
+    const int64_t *lengths = run->input->seq_lens;
+    int64_t n = 0;
+    if (!lengths || !keeps_sequences(run)) return mb_min(step, tokens - first);
+    for (; *next < run->input->n_seq && n + lengths[*next] <= step; ++*next) n += lengths[*next];
+    return n;
+}
+
+// As many passes as the rank with the most of them makes, of whole sequences.
+static moeblock_status agree_whole(struct mb_run *run, int64_t tokens, int64_t step, int64_t *passes)
+{
+    const moeblock_forward_input *in = run->input;
+    moeblock_mesh *mesh = run->block->mesh;
+    int64_t longest = in->seq_lens ? 0 : tokens, next = 0;
+    for (int64_t i = 0; in->seq_lens && i < in->n_seq; i++) longest = mb_max(longest, in->seq_lens[i]);
+    moeblock_status mine = MOEBLOCK_OK;
+    if (longest > step)
+        mine =
+            mb_fail(run->error, MOEBLOCK_INVALID_ARGUMENT,
+                    "running the block: a sequence has %lld tokens and a workspace holds %lld; this router must see it "
+                    "whole: make workspaces for it, or give seq_lens of shorter sequences",
+                    (long long)longest, (long long)step);
+    *passes = 0;
+    for (int64_t first = 0; !mine && first < tokens; ++*passes) first += pass_length(run, first, tokens, step, &next);
+    return mesh ? mb_mesh_agree(mesh, passes, 1, mine, run->error) : mine;
 }
 
 // The pass length that fits the smallest workspace, and as many passes as the rank with the most tokens makes.
@@ -62,19 +102,20 @@ static moeblock_status agree_passes(struct mb_run *run, int64_t tokens, int64_t 
     *step = -values[0];
     *passes = mb_ceil_div(values[1], *step);
     run->longest = mb_min(values[1], *step);
-    return MOEBLOCK_OK;
+    return keeps_sequences(run) ? agree_whole(run, tokens, *step, passes) : MOEBLOCK_OK;
 }
 
 moeblock_status mb_block_walk(struct mb_run *run, int64_t tokens, int64_t capacity, moeblock_status mine,
                               int64_t *passes)
 {
     moeblock_mesh *mesh = run->block->mesh;
-    int64_t step = 1;
+    int64_t step = 1, sequence = 0;
     MB_TRY(agree_passes(run, tokens, capacity, mine, &step, passes));
     run->block->backend->begin(run);
+    run->first = run->n = 0;
     for (int64_t i = 0; i < *passes; i++) {
-        run->first = mb_min(i * step, tokens);
-        run->n = mb_min(step, tokens - run->first);
+        run->first += run->n;
+        run->n = pass_length(run, run->first, tokens, step, &sequence);
         MB_TRY(mb_block_pass(run)); // an empty pass still takes part in the mesh's calls
     }
     // A failure of another rank is told by that rank.

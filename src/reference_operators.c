@@ -134,7 +134,7 @@ void mb_reference_keys(const struct mb_reference *r, const struct mb_reference_r
             ids[j] = ids[j - 1], ids[j - 1] = id;
             w[j] = w[j - 1], w[j - 1] = weight;
         }
-    mb_reference_weigh(r, router, ids, w);
+    mb_reference_weigh_kept(r, router, ids, r->k, w);
 }
 
 // grovemoe: the second bank's expert of each group that was chosen from, once, with the sum of the weights.
@@ -162,4 +162,80 @@ void mb_reference_drop(const struct mb_reference *r, int64_t *taken, int32_t *id
         for (int64_t j = t * r->slots; j < t * r->slots + r->k; j++)
             if (++taken[ids[j]] > r->config->router.capacity) ids[j] = -1, w[j] = 0.0f;
     }
+}
+
+static float nan_least(float value) { return isnan(value) ? -INFINITY : value; }
+
+// nllb: where the choice in slot j of a token stands among its own: 0 for the best raw weight.
+static int64_t rank_of(const struct mb_reference *r, const int32_t *ids, const float *w, int64_t j)
+{
+    const float mine = nan_least(w[j]);
+    int64_t rank = 0;
+    for (int64_t i = 0; i < r->k; i++) {
+        const float other = nan_least(w[i]);
+        rank += i != j && (other > mine || (other == mine && ids[i] < ids[j]));
+    }
+    return rank;
+}
+
+static float best_of(const struct mb_reference *r, const float *w)
+{
+    float best = -INFINITY;
+    for (int64_t j = 0; j < r->k; j++) best = nan_least(w[j]) > best ? nan_least(w[j]) : best;
+    return best;
+}
+
+// Choices of a sequence's tokens [t0, t1) that stand in the queue of an expert before the one in slot j of token t.
+static int64_t place_of(const struct mb_reference *r, int64_t t0, int64_t t1, int64_t t, int64_t j, const int32_t *ids,
+                        const float *w)
+{
+    const bool arrival = r->config->router.capacity_order == MB_ORDER_ARRIVAL;
+    const int32_t expert = ids[t * r->slots + j];
+    const int64_t rank = rank_of(r, ids + t * r->slots, w + t * r->slots, j);
+    const float mine = best_of(r, w + t * r->slots);
+    int64_t place = 0;
+    for (int64_t u = t0; u < t1; u++) {
+        const int32_t *other = ids + u * r->slots;
+        const float best = best_of(r, w + u * r->slots);
+        for (int64_t i = 0; i < r->k; i++) {
+            if (other[i] != expert || (u == t && i == j)) continue;
+            const int64_t its = rank_of(r, other, w + u * r->slots, i);
+            place += its < rank || (its == rank && (arrival || best == mine ? u < t : best > mine));
+        }
+    }
+    return place;
+}
+
+// nllb: first choices of a sequence before all second ones; then the weights, of all choices or of those that stay.
+moeblock_status mb_reference_queue(struct mb_reference *r, const struct mb_reference_router *router, int32_t *ids,
+                                   float *w)
+{
+    const struct mb_router_config *config = router->config;
+    const int64_t *lengths = r->input->seq_lens;
+    uint8_t *drops;
+    MB_TRY(mb_reference_take(r, r->tokens * r->k + 1, 1, &drops));
+    for (int64_t t0 = 0, t1, sequence = 0; t0 < r->tokens; t0 = t1) {
+        const int64_t n = lengths && r->input->n_seq ? lengths[sequence++] : r->tokens;
+        const int64_t share = 2 * ((n + r->config->num_experts - 1) / r->config->num_experts);
+        const int64_t capacity = config->capacity_fraction > 0 ? (int64_t)ceil(config->capacity_fraction * (double)n)
+                                 : config->capacity            ? config->capacity
+                                                               : share;
+        t1 = t0 + n;
+        for (int64_t t = t0; t < t1; t++)
+            for (int64_t j = 0; j < r->k; j++) drops[t * r->k + j] = place_of(r, t0, t1, t, j, ids, w) >= capacity;
+    }
+    for (int64_t t = 0; t < r->tokens; t++) {
+        int32_t *id = ids + t * r->slots;
+        float *weight = w + t * r->slots;
+        int64_t kept = 0;
+        if (!config->norm_kept) mb_reference_weigh_kept(r, router, id, r->k, weight);
+        for (int64_t j = 0; j < r->k; j++) {
+            if (drops[t * r->k + j]) continue;
+            id[kept] = id[j];
+            weight[kept++] = weight[j];
+        }
+        if (config->norm_kept) mb_reference_weigh_kept(r, router, id, kept, weight);
+        for (; kept < r->k; kept++) id[kept] = -1, weight[kept] = 0.0f;
+    }
+    return MOEBLOCK_OK;
 }

@@ -76,6 +76,8 @@ int64_t mb_reference_best(const float *values, const uint8_t *closed, int64_t fr
 void mb_reference_softmax(const float *values, int64_t n, float *out);
 float mb_reference_rounded(moeblock_dtype dtype, float value);
 // Weights of k ids in ascending order, from unbiased scores or from logits.
+void mb_reference_weigh_kept(const struct mb_reference *r, const struct mb_reference_router *router, const int32_t *ids,
+                             int64_t k, float *w);
 void mb_reference_weigh(const struct mb_reference *r, const struct mb_reference_router *router, const int32_t *ids,
                         float *w);
 
@@ -87,5 +89,7 @@ void mb_reference_join(const struct mb_reference *r, const struct mb_reference_r
 void mb_reference_keys(const struct mb_reference *r, const struct mb_reference_router *router, int32_t *ids, float *w);
 void mb_reference_adjugate(const struct mb_reference *r, int32_t *ids, float *w);
 void mb_reference_drop(const struct mb_reference *r, int64_t *taken, int32_t *ids, float *w);
+moeblock_status mb_reference_queue(struct mb_reference *r, const struct mb_reference_router *router, int32_t *ids,
+                                   float *w);
 
 #endif

@@ -124,15 +124,11 @@ static void limit_groups(const struct mb_reference *r, const struct mb_reference
     }
 }
 
-void mb_reference_weigh(const struct mb_reference *r, const struct mb_reference_router *router, const int32_t *ids,
-                        float *w)
+void mb_reference_weigh_kept(const struct mb_reference *r, const struct mb_reference_router *router, const int32_t *ids,
+                             int64_t k, float *w)
 {
     const struct mb_router_config *config = router->config;
-    const int64_t k = r->k;
     const float p = (float)config->norm_p, eps = (float)config->norm_eps;
-    const float *source = config->post == MB_POST_NONE ? router->scores : router->logits;
-    const bool kept = !strcmp(config->type, "product_keys"); // w holds the logits already
-    for (int64_t j = 0; j < k && !kept; j++) w[j] = source[ids[j]];
     if (config->post == MB_POST_SOFTMAX_K) mb_reference_softmax(w, k, w);
     if (config->post == MB_POST_SIGMOID_K) score(MB_SCORE_SIGMOID, w, k, w);
     float sum = 0.0f, powers = 0.0f;
@@ -153,6 +149,21 @@ void mb_reference_weigh(const struct mb_reference *r, const struct mb_reference_
         const bool nothing = ids[j] >= r->config->num_experts && config->null_kind == MB_NULL_ZERO;
         w[j] = nothing ? 0.0f : mb_reference_rounded(router->rounds, mb_one_nan(w[j]));
     }
+}
+
+// Scores or logits of the chosen experts.
+static void gather_weights(const struct mb_reference *r, const struct mb_reference_router *router, const int32_t *ids,
+                           float *w)
+{
+    const float *source = router->config->post == MB_POST_NONE ? router->scores : router->logits;
+    for (int64_t j = 0; j < r->k; j++) w[j] = source[ids[j]];
+}
+
+void mb_reference_weigh(const struct mb_reference *r, const struct mb_reference_router *router, const int32_t *ids,
+                        float *w)
+{
+    gather_weights(r, router, ids, w);
+    mb_reference_weigh_kept(r, router, ids, r->k, w);
 }
 
 static void sort_ids(int32_t *ids, int64_t k)
@@ -214,6 +225,7 @@ static moeblock_status route(const struct mb_reference *r, const struct mb_refer
     else
         choose(r, router, ids);
     if (!strcmp(type, "joint")) return mb_reference_join(r, router, ids, w), MOEBLOCK_OK;
+    if (!strcmp(type, "capacity_by_choice")) return gather_weights(r, router, ids, w), MOEBLOCK_OK;
     mb_reference_weigh(r, router, ids, w);
     if (!strcmp(type, "adjugate")) mb_reference_adjugate(r, ids, w);
     return MOEBLOCK_OK;
@@ -264,6 +276,7 @@ moeblock_status mb_reference_route(struct mb_reference *r, int32_t *ids, float *
         for (int64_t j = 0; bank && j < r->k; j++) ids[at + j] += (int32_t)r->config->num_experts;
     }
     if (!strcmp(r->config->router.type, "capacity")) mb_reference_drop(r, taken, ids, w);
+    if (!strcmp(r->config->router.type, "capacity_by_choice")) MB_TRY(mb_reference_queue(r, &routers[0], ids, w));
     for (int64_t t = 0; t < r->tokens; t++)
         publish(r->k, ids + t * r->slots, w + t * r->slots, done, ids_out ? ids_out + t * r->k : NULL,
                 w_out ? w_out + t * r->k : NULL);

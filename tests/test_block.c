@@ -122,6 +122,39 @@ static void chunks_do_not_change_bits(void **state)
     close_run(&golden, &whole);
 }
 
+static void sequences_that_stay_whole(void **state)
+{
+    (void)state;
+    static const char *const queues[] = {"router.type=capacity_by_choice", "router.config.capacity_fraction=0.3",
+                                         "moe_chunking.chunk_size=1"};
+    struct golden_case golden;
+    struct golden_run run;
+    open_run(&golden, &run, "switch_transformers_capacity-bf16", &(struct golden_settings){.set = queues, .n_set = 3});
+    const size_t bytes = (size_t)(golden.tokens * golden.hidden) * sizeof(float);
+    const int64_t lengths[] = {2, 0, 1, 2, golden.tokens - 5}, most = golden.tokens - 5;
+    float *whole = calloc(1, bytes), *cut = calloc(1, bytes);
+    moeblock_forward_stats stats = {.struct_size = sizeof stats};
+    moeblock_forward_input in = {.struct_size = sizeof in, .mode = MOEBLOCK_PREFILL, .seq_lens = lengths, .n_seq = 5};
+    moeblock_error error = {MOEBLOCK_OK, ""};
+    in.x = dense(golden.x.data, golden.tokens, golden.hidden);
+    moeblock_forward_output out = {.struct_size = sizeof out, .y = in.x, .stats = &stats};
+    out.y.data = whole;
+    assert_int_equal(moeblock_block_forward(run.block, run.workspace, &in, &out, &error), MOEBLOCK_OK);
+    assert_int_equal(stats.chunks, 1);
+    moeblock_workspace *small;
+    assert_int_equal(moeblock_workspace_create(run.block, most, NULL, 0, &small, NULL), MOEBLOCK_OK);
+    out.y.data = cut;
+    assert_int_equal(moeblock_block_forward(run.block, small, &in, &out, &error), MOEBLOCK_OK);
+    assert_int_equal(stats.chunks, 2); // the first four sequences fit one pass
+    assert_memory_equal(whole, cut, bytes);
+    in.seq_lens = NULL, in.n_seq = 0;
+    assert_int_equal(moeblock_block_forward(run.block, small, &in, &out, &error), MOEBLOCK_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.message, "this router must see it whole"));
+    moeblock_workspace_destroy(&small);
+    free(whole), free(cut);
+    close_run(&golden, &run);
+}
+
 static void strides_dimensions_and_in_place(void **state)
 {
     (void)state;
@@ -570,6 +603,7 @@ int main(void)
         cmocka_unit_test(thread_counts_give_the_same_bits),
         cmocka_unit_test(a_row_alone_is_the_row_in_the_batch),
         cmocka_unit_test(chunks_do_not_change_bits),
+        cmocka_unit_test(sequences_that_stay_whole),
         cmocka_unit_test(strides_dimensions_and_in_place),
         cmocka_unit_test(input_and_output_types),
         cmocka_unit_test(no_tokens_is_fine),

@@ -190,8 +190,8 @@ static void unknown_types_say_what_to_do(void **state)
     static const char *const settings[][2] = {
         {"router.type=grouped_topc", "router.type is \"grouped_topc\" (did you mean \"grouped_topk\"?), expected "
                                      "\"moe_gate\", \"grouped_topk\", \"topk\", \"linear\", \"sparsemixer\", "
-                                     "\"capacity\", \"mlp_state\", \"joint\", \"product_keys\", \"token_type\", "
-                                     "\"adjugate\", \"outside_router\", or"},
+                                     "\"capacity\", \"capacity_by_choice\", \"mlp_state\", \"joint\", "
+                                     "\"product_keys\", \"token_type\", \"adjugate\", \"outside_router\", or"},
         {"router.type=mine", "router.type is \"mine\", expected \"moe_gate\""},
         {"experts.type=distribute",
          "experts.type is \"distribute\" (did you mean \"distributed\"?), expected "

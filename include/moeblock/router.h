@@ -78,10 +78,13 @@ typedef struct moeblock_router_class {
     int64_t (*state_width)(const void *self);
     // For routers whose choice depends on the tokens before: bytes that are carried through one forward call (0 or
     // NULL: none), zero at its start, and a call after select that sees the tokens one after the other, whatever the
-    // chunks are. It may change weights, and set ids to -1. input->scratch is NULL.
+    // chunks are. It may change weights, and set ids to -1. input->scratch is int32 [tokens * slots].
     size_t (*carry_bytes)(const void *self);
     moeblock_status (*settle)(const void *self, const moeblock_router_input *input, void *carry, int32_t *ids,
                               float *weights, moeblock_error *error);
+    // Nonzero: each call of settle must see whole sequences. The block then passes no sequence in parts, and a sequence
+    // (all tokens of a call without seq_lens) of more tokens than the workspace holds is an error. NULL: 0.
+    int (*whole_sequences)(const void *self);
 } moeblock_router_class;
 
 // Registers a router kind under `name`, which {"router": {"type": name}} then selects. The class is copied; `user`

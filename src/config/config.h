@@ -21,6 +21,7 @@ enum mb_group_score { MB_GROUP_MAX, MB_GROUP_SUM_TOP2 };
 enum mb_group_fill { MB_FILL_NEGATIVE_INFINITY, MB_FILL_ZERO };
 enum mb_post { MB_POST_NONE, MB_POST_SOFTMAX_K, MB_POST_SIGMOID_K };
 enum mb_norm { MB_NORM_NONE, MB_NORM_SUM, MB_NORM_SUM_CLAMPED, MB_NORM_P };
+enum mb_capacity_order { MB_ORDER_ARRIVAL, MB_ORDER_PROBABILITY };
 enum mb_scale_on { MB_SCALE_WEIGHTS, MB_SCALE_OUTPUT };
 enum mb_apply { MB_APPLY_OUTPUT, MB_APPLY_INPUT };
 enum mb_null { MB_NULL_IDENTITY, MB_NULL_ZERO };
@@ -68,8 +69,11 @@ struct mb_router_config {
     enum mb_ids ids;             // chosen by scores, or read from a table by token id
     int64_t table_size;          // rows of that table
     // Of the named operators.
-    double jitter_eps;  // sparsemixer: keeps logits within twice this of the best
-    int64_t capacity;   // capacity: tokens that an expert takes of one sequence
+    double jitter_eps;        // sparsemixer: keeps logits within twice this of the best
+    int64_t capacity;         // capacity: tokens that an expert takes of one sequence
+    double capacity_fraction; // capacity_by_choice: above 0 that part of the sequence instead
+    enum mb_capacity_order capacity_order;
+    bool norm_kept;     // capacity_by_choice: normalises over the choices that were kept
     int64_t state_size; // mlp_state: width of its network and of the state it hands on
     bool state_carried; // mlp_state: adds the previous block's state
     bool learned_scale; // joint: weights times a stored scalar

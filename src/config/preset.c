@@ -53,9 +53,18 @@ static const struct {
 static const struct {
     const char *name, *meaning; // aliases have the type they stand for
 } router_types[] = {
-    {"moe_gate", "moe_gate"},         {"grouped_topk", "moe_gate"}, {"topk", "topk"},           {"linear", "linear"},
-    {"sparsemixer", "sparsemixer"},   {"capacity", "capacity"},     {"mlp_state", "mlp_state"}, {"joint", "joint"},
-    {"product_keys", "product_keys"}, {"token_type", "token_type"}, {"adjugate", "adjugate"},
+    {"moe_gate", "moe_gate"},
+    {"grouped_topk", "moe_gate"},
+    {"topk", "topk"},
+    {"linear", "linear"},
+    {"sparsemixer", "sparsemixer"},
+    {"capacity", "capacity"},
+    {"capacity_by_choice", "capacity_by_choice"},
+    {"mlp_state", "mlp_state"},
+    {"joint", "joint"},
+    {"product_keys", "product_keys"},
+    {"token_type", "token_type"},
+    {"adjugate", "adjugate"},
 };
 
 static const char *router_meaning(const char *type)

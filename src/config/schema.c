@@ -43,6 +43,7 @@ static const char *const group_score_names[] = {"max", "sum_top2", NULL};
 static const char *const group_fill_names[] = {"-inf", "0", NULL};
 static const char *const post_names[] = {"none", "softmax_k", "sigmoid_k", NULL};
 static const char *const norm_names[] = {"none", "sum", "sum_clamped", "p_norm", NULL};
+static const char *const order_names[] = {"arrival", "probability", NULL};
 static const char *const scale_on_names[] = {"weights", "output", NULL};
 static const char *const apply_names[] = {"output", "input", NULL};
 static const char *const precision_names[] = {"fp32", "model", NULL};
@@ -79,6 +80,8 @@ static bool from_table(const moeblock_config *c) { return pipeline(c) && c->rout
 static bool is_type(const moeblock_config *c, const char *type) { return !strcmp(c->router.type, type); }
 static bool sparsemixer(const moeblock_config *c) { return is_type(c, "sparsemixer"); }
 static bool capacity(const moeblock_config *c) { return is_type(c, "capacity"); }
+static bool by_choice(const moeblock_config *c) { return is_type(c, "capacity_by_choice"); }
+static bool counts(const moeblock_config *c) { return capacity(c) || by_choice(c); }
 static bool mlp_state(const moeblock_config *c) { return is_type(c, "mlp_state"); }
 static bool joint(const moeblock_config *c) { return is_type(c, "joint"); }
 static bool adjugate(const moeblock_config *c) { return is_type(c, "adjugate"); }
@@ -166,7 +169,7 @@ const struct mb_schema_row mb_schema[] = {
              "`moeblock route --placement` wrote for this mesh. Never changes bits."},
 
     {TEXT("router.type", router.type, 1), .fallback = "\"linear\"",
-     .help = "moe_gate (grouped_topk is the same), topk, linear; the operators sparsemixer, capacity, mlp_state, joint, "
+     .help = "moe_gate (grouped_topk is the same), topk, linear; the operators sparsemixer, capacity, capacity_by_choice, mlp_state, joint, "
              "product_keys, token_type, adjugate; or a registered name. A type sets the defaults of router.config; see "
              "the presets below."},
     {ENUM("router.config.input", router.input, input_names), .fallback = "\"hidden\"", .matters = pipeline,
@@ -238,8 +241,17 @@ const struct mb_schema_row mb_schema[] = {
      .help = "Rows of that table: the vocabulary."},
     {NUMBER("router.config.jitter_eps", router.jitter_eps, 0, 1), .fallback = "0.01", .matters = sparsemixer,
      .help = "sparsemixer: a pick's softmax takes the logits within twice this, relatively, of its best."},
-    {INT("router.config.capacity", router.capacity, 1, TOKENS_MAX), .required = true, .matters = capacity,
-     .help = "capacity: tokens of one sequence that an expert takes, in their order; it drops the others."},
+    {INT("router.config.capacity", router.capacity, 0, TOKENS_MAX), .fallback = "0", .matters = counts,
+     .help = "capacity, which needs it, and capacity_by_choice: tokens of one sequence that an expert takes; it drops the "
+             "others. 0: twice an even share, rounded up before doubling."},
+    {NUMBER("router.config.capacity_fraction", router.capacity_fraction, 0, 1e6), .fallback = "0", .matters = by_choice,
+     .help = "capacity_by_choice: above 0 an expert takes that part of a sequence, rounded up, whatever capacity says."},
+    {ENUM("router.config.capacity_order", router.capacity_order, order_names), .fallback = "\"arrival\"",
+     .matters = by_choice,
+     .help = "capacity_by_choice: who stands first in an expert's queue among the first choices, and among the second "
+             "ones behind all of these: the token that came first, or whose best score is the highest."},
+    {FLAG("router.config.norm_kept", router.norm_kept), .matters = by_choice,
+     .help = "capacity_by_choice: weights are normalised over the choices that were kept, not over all."},
     {INT("router.config.state_size", router.state_size, 1, WIDTH_MAX), .required = true, .matters = mlp_state,
      .help = "mlp_state: width of the router's network and of the state that it hands to the next block."},
     {FLAG("router.config.state_carried", router.state_carried), .matters = mlp_state,

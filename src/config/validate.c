@@ -131,6 +131,21 @@ static moeblock_status check_operator(const struct mb_reader *reader, moeblock_e
                 groups  ? "groups"
                 : table ? "ids"
                         : "null_experts");
+    if (!strcmp(type, "capacity") && !c->router.capacity)
+        FAIL_AT(c->router.type,
+                "router.type is \"capacity\" but router.config.capacity is 0 or missing; give the tokens "
+                "of a sequence that an expert takes");
+    if (!strcmp(type, "capacity_by_choice") && c->num_experts_per_tok > 2)
+        FAIL_AT(c->num_experts_per_tok,
+                "model.num_experts_per_tok is %" PRId64
+                ", expected 1 or 2: router.type \"capacity_by_choice\" queues first "
+                "and second choices",
+                c->num_experts_per_tok);
+    if (!strcmp(type, "capacity_by_choice") && c->router.null_experts)
+        FAIL_AT(c->router.null_experts,
+                "router.config.null_experts is %" PRId64
+                " but router.type \"capacity_by_choice\" knows none; leave it out",
+                c->router.null_experts);
     if (banks && !second->count)
         FAIL_AT(c->router.type, "router.type is \"%s\" but experts.second.count is 0; give the size of the second bank",
                 type);

@@ -17,6 +17,7 @@ moeblock_status mb_routers_register(moeblock_context *context, moeblock_error *e
         {"linear", &mb_router_pipeline},
         {"sparsemixer", &mb_router_sparsemixer},
         {"capacity", &mb_router_capacity},
+        {"capacity_by_choice", &mb_router_capacity_by_choice},
         {"mlp_state", &mb_router_mlp_state},
         {"joint", &mb_router_joint},
         {"product_keys", &mb_router_product_keys},

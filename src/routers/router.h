@@ -11,8 +11,8 @@
 extern const moeblock_router_class mb_router_pipeline;
 
 // The named operators, one file each: formulas that no combination of the pipeline's primitives expresses.
-extern const moeblock_router_class mb_router_sparsemixer, mb_router_capacity, mb_router_mlp_state, mb_router_joint,
-    mb_router_product_keys, mb_router_token_type, mb_router_adjugate;
+extern const moeblock_router_class mb_router_sparsemixer, mb_router_capacity, mb_router_capacity_by_choice,
+    mb_router_mlp_state, mb_router_joint, mb_router_product_keys, mb_router_token_type, mb_router_adjugate;
 
 // Registers the built-in routers. Called once per context.
 moeblock_status mb_routers_register(moeblock_context *context, moeblock_error *error);

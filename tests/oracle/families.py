@@ -481,8 +481,8 @@ def nomic(store):
 
 # --- operators --------------------------------------------------------------------------------------------------------
 
-@family("nllb-moe", prefix=f"model.encoder.layers.{LAYER}.")
-def nllb(store):
+def nllb_parts(store):
+    """Keys of an nllb layer, its tokens, their scores and its experts."""
     config = {"model_type": "nllb-moe", "d_model": H, "encoder_ffn_dim": I, "encoder_layers": LAYERS, "num_experts": E,
               "encoder_sparse_step": 2, "decoder_sparse_step": 2, "activation_function": "relu", "moe_token_dropout": 0.2,
               "moe_eval_capacity_token_fraction": 1.0, "second_expert_policy": "all", "router_bias": False}
@@ -498,10 +498,16 @@ def nllb(store):
         up, up_bias, down, down_bias = experts[e]
         return f.apply(down, [f.relu(u) for u in f.apply(up, row, up_bias)], down_bias)
 
+    return config, x, [f.softmax(f.apply(gate, row)) for row in x], expert
+
+
+@family("nllb-moe", prefix=f"model.encoder.layers.{LAYER}.")
+def nllb(store):
+    config, x, scores, expert = nllb_parts(store)
+
     def route(row, t):
-        scores = f.softmax(f.apply(gate, row))
-        ids = f.top(scores, 2)
-        return ids, f.divide([scores[i] for i in ids])
+        ids = f.top(scores[t], 2)
+        return ids, f.divide([scores[t][i] for i in ids])
 
     return config, walk(x, route, lambda row, ids, w, t: f.times(0.8, f.weighted(ids, w, lambda e: expert(e, row))))
 

@@ -56,6 +56,23 @@ class Inputs(CliTest):
         one = self.run_case(SWITCH, files={"seq-lens": None})
         self.assertNotEqual(whole[1], one[1], "one sequence of all rows drops others")
 
+    def test_queues_are_by_sequence(self):
+        """Where second choices stand behind all first ones: no chunk size cuts a sequence, and alone = in the batch."""
+        queues = ["--set", "router.type=capacity_by_choice", "--set", "model.num_experts_per_tok=2", "--set",
+                  "router.config.capacity_fraction=0.3", "--set", "router.config.capacity_order=probability"]
+        lengths = read_npy(os.path.join(self.golden(SWITCH)[0], "seq_lens.npy"))[2]
+        whole = self.run_case(SWITCH, *queues, files={"seq-lens": self.lens(*lengths)})
+        self.assertTrue(any(-1 in ids for ids in whole[1]), "nothing was dropped")
+        for more in (["--set", "chunking.moe_chunk_size=2"], ["--mode", "decode"], ["--threads", "3"]):
+            self.assertEqual(whole, self.run_case(SWITCH, *queues, *more, files={"seq-lens": self.lens(*lengths)}), more)
+        start = 0
+        for length in lengths:
+            alone = self.run_case(SWITCH, *queues, files={"seq-lens": None}, rows=(start, start + length))
+            self.assertEqual([part[start:start + length] for part in whole], alone)
+            start += length
+        empty = self.run_case(SWITCH, *queues, files={"seq-lens": self.lens(0, *lengths, 0)})
+        self.assertEqual(whole, empty, "empty sequences count nothing")
+
     def test_rows_and_their_inputs_go_together(self):
         for case in (ZAYA, HASH, BANKS, GEMMA):
             whole = self.run_case(case)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Variants of families beyond their golden cases, by flags and by what else a published folder may hold: a config.json,
 the tensors, and the layer's output by the formula (families.py)."""
+import math
+
+import capacity
 import checkpoint as c
 import families as fam
 import formulas as f
@@ -243,6 +246,20 @@ def renamed(model_type, build):
     return made
 
 
+def nllb_capacity(fraction, taken, expert_capacity=64, best_first=False, before=False):
+    """One nllb whose experts take taken(N) of a sequence of N tokens."""
+    changed = {"moe_eval_capacity_token_fraction": fraction, "expert_capacity": expert_capacity,
+               "batch_prioritized_routing": best_first, "normalize_router_prob_before_dropping": before}
+    name = f"nllb-moe {fraction} {expert_capacity} {best_first} {before}"
+    variant(name, prefix=f"model.encoder.layers.{fam.LAYER}.")(lambda store: capacity.nllb_dropping(store, changed, taken))
+
+
+for some in (0.1, 0.25, 0.5, 0.9):
+    for best in (False, True):
+        for early in (False, True):
+            nllb_capacity(some, lambda n, some=some: math.ceil(some * n), 64, best, early)
+for given in (1, 2, 64, None):
+    nllb_capacity(0 if given else -1.0, lambda n, given=given: given or 2 * -(-n // fam.E), given, bool(given))
 variant("nllb_moe", prefix=f"model.encoder.layers.{fam.LAYER}.")(renamed("nllb_moe", fam.nllb))
 variant("PanguProMoE")(renamed("PanguProMoE", pangu_pro))
 

@@ -161,19 +161,26 @@ void describe_block(char text[DESCRIPTION], enum mb_format format, int experts, 
 // The named operators, a second bank and experts by token id.
 void describe_operator(char text[DESCRIPTION], enum mb_format format, int experts, int k)
 {
-    static const char *const operators[] = {"sparsemixer",  "capacity",   "mlp_state", "joint",
-                                            "product_keys", "token_type", "adjugate",  "linear"};
+    static const char *const operators[] = {"sparsemixer", "capacity",     "mlp_state",
+                                            "joint",       "product_keys", "token_type",
+                                            "adjugate",    "linear",       "capacity_by_choice"};
     const char *type = ONE_OF(operators), *norm = ONE_OF(norms), *bias = ONE_OF(biases);
     const char *carried = random_below(2) ? "true" : "false";
     const int inner = width(format, 192), nulls = (int)random_below(2);
     text[0] = '\0';
     if (!strcmp(type, "sparsemixer")) k = 2;
+    const bool queues = !strcmp(type, "capacity_by_choice");
+    if (queues) k = 1 + (int)random_below(2);
     add_text(text, "{\"model\": {\"hidden_size\": %d, \"num_experts\": %d, \"num_experts_per_tok\": %d},",
              width(format, 192), experts, k);
     add_text(text, "\"router\": {\"type\": \"%s\", \"config\": {\"norm\": %s%s", type, norm, bias);
     if (random_below(2)) add_text(text, ", \"routed_scaling_factor\": 1.75");
     if (!strcmp(type, "sparsemixer")) add_text(text, ", \"jitter_eps\": 0.2");
     if (!strcmp(type, "capacity")) add_text(text, ", \"capacity\": %d", 1 + (int)random_below(3));
+    if (queues)
+        add_text(text, ", \"capacity\": %d, \"capacity_fraction\": %s, \"capacity_order\": \"%s\", \"norm_kept\": %s",
+                 (int)random_below(3), random_below(2) ? "0.3" : "0", random_below(2) ? "arrival" : "probability",
+                 random_below(2) ? "true" : "false");
     if (!strcmp(type, "mlp_state"))
         add_text(text, ", \"state_size\": %d, \"state_carried\": %s, \"null_experts\": %d, \"null_kind\": \"zero\"",
                  STATE, carried, nulls);

@@ -118,7 +118,7 @@ static moeblock_status settle(struct mb_run *run)
     const moeblock_router_class *router = router_of(run);
     if (!router->settle) return MOEBLOCK_OK;
     moeblock_error reason = {MOEBLOCK_OK, ""};
-    const moeblock_router_input in = input_at(run, 0, run->n, NULL);
+    const moeblock_router_input in = input_at(run, 0, run->n, b->order); // which is filled after it
     const moeblock_status status = router->settle(run->set->router, &in, b->carry, b->ids, b->weights, &reason);
     const moeblock_status whole = mb_kind_status("router", run->block->router_kind, "settle", status, &reason);
     if (whole != MOEBLOCK_OK && run->error) *run->error = reason;

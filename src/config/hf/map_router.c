@@ -45,6 +45,25 @@ static moeblock_status read_p(const struct mb_hf_source *source, struct mb_route
     return mb_hf_number(source, MB_HF_NORM_P, &router->norm_p);
 }
 
+// nllb: what an expert takes of a sequence. From 1 on that is every token that chooses it, and nothing need be counted.
+static moeblock_status read_fraction(const struct mb_hf_source *source, struct mb_router_config *router)
+{
+    double fraction = 1.0;
+    bool before = false, best_first = false;
+    MB_TRY(mb_hf_number(source, MB_HF_CAPACITY_FRACTION, &fraction));
+    if (fraction >= 1.0) return MOEBLOCK_OK;
+    strcpy(router->type, "capacity_by_choice");
+    MB_TRY(mb_hf_flag(source, MB_HF_NORM_BEFORE_DROP, &before));
+    MB_TRY(mb_hf_flag(source, MB_HF_BEST_FIRST, &best_first));
+    router->norm_kept = !before;
+    router->capacity_order = best_first ? MB_ORDER_PROBABILITY : MB_ORDER_ARRIVAL;
+    router->capacity_fraction = fraction > 0 ? fraction : 0.0;
+    const char *key; // null: an even share's double
+    if (fraction > 0 || (mb_hf_said(source, MB_HF_CAPACITY) && !mb_hf_find(source, MB_HF_CAPACITY, &key)))
+        return MOEBLOCK_OK;
+    return mb_hf_int_required(source, MB_HF_CAPACITY, &router->capacity);
+}
+
 // nllb: the routed sum is multiplied by what the dropout of tokens leaves on average.
 static moeblock_status read_dropout(const struct mb_hf_source *source, struct mb_router_config *router)
 {
@@ -52,13 +71,7 @@ static moeblock_status read_dropout(const struct mb_hf_source *source, struct mb
     if (!(source->family->flags & MB_HF_READS_DROPOUT)) return MOEBLOCK_OK;
     MB_TRY(mb_hf_number(source, MB_HF_DROPOUT, &dropout));
     router->scale = 1.0 - dropout;
-    double fraction = 1.0;
-    MB_TRY(mb_hf_number(source, MB_HF_CAPACITY_FRACTION, &fraction));
-    if (fraction >= 1.0) return MOEBLOCK_OK;
-    return mb_fail(source->error, MOEBLOCK_UNSUPPORTED,
-                   "%s: moe_eval_capacity_token_fraction (%s) is %g, expected 1 or more: below it the original drops "
-                   "tokens by a count over its whole batch",
-                   source->name, source->model_type, fraction);
+    return read_fraction(source, router);
 }
 
 // The keys that change a setting of the family's router.
@@ -175,6 +188,9 @@ static void set_operator(moeblock_config *config, const struct mb_router_config 
     if (router->table_size) SET(config, router.table_size, router->table_size);
     if (router->jitter_eps != 0) SET(config, router.jitter_eps, router->jitter_eps);
     if (router->capacity) SET(config, router.capacity, router->capacity);
+    if (router->capacity_fraction != 0) SET(config, router.capacity_fraction, router->capacity_fraction);
+    SET(config, router.capacity_order, router->capacity_order);
+    SET(config, router.norm_kept, router->norm_kept);
     if (router->state_size) SET(config, router.state_size, router->state_size);
     SET(config, router.state_carried, router->state_carried);
     SET(config, router.learned_scale, router->learned_scale);
