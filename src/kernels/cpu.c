@@ -3,7 +3,6 @@
 // must ask for beside that. Machines other than x86-64 have none of these features.
 #include "kernels/cpu.h"
 
-#include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -91,20 +90,6 @@ struct mb_cpu mb_cpu_detect(void)
 struct mb_cpu mb_cpu_detect(void) { return (struct mb_cpu){.vendor = MB_CPU_OTHER}; }
 
 #endif
-
-// CPUID costs a virtual machine tens of microseconds: too much for every call of a kernel.
-bool mb_cpu_is_zen4(void)
-{
-    enum { UNKNOWN, NO, YES, ZEN_3_AND_4 = 0x19 };
-    static atomic_int answer = UNKNOWN;
-    if (atomic_load_explicit(&answer, memory_order_relaxed) == UNKNOWN) {
-        const struct mb_cpu cpu = mb_cpu_detect();
-        const bool zen4 =
-            cpu.vendor == MB_CPU_AMD && cpu.family == ZEN_3_AND_4 && (cpu.features & MB_CPU_AVX512_BF16) != 0;
-        atomic_store_explicit(&answer, zen4 ? YES : NO, memory_order_relaxed);
-    }
-    return atomic_load_explicit(&answer, memory_order_relaxed) == YES;
-}
 
 static const struct {
     uint32_t feature;

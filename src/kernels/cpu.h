@@ -42,9 +42,6 @@ struct mb_cpu {
 
 struct mb_cpu mb_cpu_detect(void);
 
-// Whether the processor is an AMD Zen 4; kernels tell it from others by how it fetches from memory. Asked once.
-bool mb_cpu_is_zen4(void);
-
 // Whether this machine has all of `features`. *reason says so, or names the first that is missing.
 bool mb_cpu_offers(uint32_t features, const char **reason);
 

@@ -3,7 +3,6 @@
 // stored in the rows' type.
 #include "kernels/avx512bf16/layout.h"
 #include "kernels/avx512bf16/vector.h"
-#include "kernels/cpu.h"
 
 enum { AT_ONCE = 8 }; // rows whose activations are computed together: enough for the pipeline
 
@@ -64,7 +63,6 @@ void mb_avx512bf16_gate_up(const struct mb_gate_up_call *call)
                                  .rows = &call->rows,
                                  .p0 = call->n0 / width,
                                  .p1 = mb_ceil_div(call->n1, width),
-                                 .zen4 = mb_cpu_is_zen4(),
                                  .scratch = call->scratch,
                                  .finish = finish,
                                  .call = call};

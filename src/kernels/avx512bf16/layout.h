@@ -227,7 +227,7 @@ struct mb_walk {
     const void *packed;
     const struct mb_rows *rows;
     int64_t p0, p1;
-    bool separate, zen4;
+    bool separate;
     void *scratch;
     void (*finish)(const void *call, int64_t panel, int64_t r0, int64_t m, const float *sums);
     const void *call;

@@ -25,6 +25,10 @@ struct scratch {
 // Rows that meet weights as float32: those that are, and all where products and sums are to be rounded separately.
 static bool takes_floats(const struct mb_walk *walk) { return !walk->rows->bf16 || walk->separate; }
 
+// The only processor of that family with the level's instructions. The answer lies ready: CPUID itself costs a virtual
+// machine tens of microseconds.
+static bool is_zen4(void) { return __builtin_cpu_is("amdfam19h") != 0; }
+
 // Panels whose sums have room side by side.
 static int64_t panels_at_once(int64_t m) { return SUMS / (mb_min(m, MB_ROWS) * MB_PANEL); }
 
@@ -136,7 +140,7 @@ static struct mb_span span_of(const struct mb_walk *walk, int64_t panel, int s0,
     const struct mb_strip_layout layout = mb_strip_layout_of(walk->packing);
     const struct mb_packed_info info = mb_packed_info_of(walk->packing->format);
     const int64_t p0 = chunk * layout.chunk_pairs, group = p0 / layout.group_pairs;
-    struct mb_span span = {.pairs = mb_min(layout.chunk_pairs, layout.pairs - p0), .zen4 = walk->zen4};
+    struct mb_span span = {.pairs = mb_min(layout.chunk_pairs, layout.pairs - p0), .zen4 = is_zen4()};
     const bool blocks = walk->packing->format == MB_PACKED_FP4;
     span.group_pairs = blocks ? layout.group_pairs : mb_min(layout.group_pairs, span.pairs);
     for (int s = 0; s < strips; s++) {
@@ -308,7 +312,7 @@ static void walk_few(const struct mb_walk *walk, const struct scratch *scratch)
 static bool expands(const struct mb_walk *walk, int64_t m)
 {
     enum { PAYS_FROM = 32 };
-    return takes_floats(walk) || (walk->zen4 && m >= PAYS_FROM && mb_packed_chain(walk->packing) >= walk->packing->k);
+    return takes_floats(walk) || (is_zen4() && m >= PAYS_FROM && mb_packed_chain(walk->packing) >= walk->packing->k);
 }
 
 // Panels outside, so that a second block of rows finds their weights in a cache.

@@ -2,7 +2,6 @@
 // Plain linear maps: 64 columns a panel, outputs float32, rounded to bfloat16 where the call says so.
 #include "kernels/avx512bf16/layout.h"
 #include "kernels/avx512bf16/vector.h"
-#include "kernels/cpu.h"
 
 static void finish(const void *context, int64_t panel, int64_t r0, int64_t m, const float *sums)
 {
@@ -31,7 +30,6 @@ void mb_avx512bf16_project(const struct mb_project_call *call)
                                  .p0 = call->n0 / MB_PANEL,
                                  .p1 = mb_ceil_div(call->n1, MB_PANEL),
                                  .separate = call->separate,
-                                 .zen4 = mb_cpu_is_zen4(),
                                  .scratch = call->scratch,
                                  .finish = finish,
                                  .call = call};
