@@ -188,7 +188,7 @@ static void the_page_holds_the_table(void **state)
     static const char *const made[] = {"@family(", "plain_v3(", "plain_qwen("};
     for (size_t i = 0; i < sizeof made / sizeof *made; i++)
         collect_values(MOEBLOCK_SOURCE_DIR "/tests/oracle/families.py", made[i], oracle);
-    static const char *const varied[] = {"keys(", "@variant(", "\"model_type\": "};
+    static const char *const varied[] = {"keys(", "variant(", "\"model_type\": "};
     for (size_t i = 0; i < sizeof varied / sizeof *varied; i++)
         collect_values(MOEBLOCK_SOURCE_DIR "/tests/oracle/variants.py", varied[i], oracle);
     collect_folder(MOEBLOCK_SOURCE_DIR "/configs", "", "\"model_type\"", configs);
