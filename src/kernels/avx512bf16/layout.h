@@ -112,6 +112,8 @@ struct mb_span {
     int64_t panel_sums;        // floats from a panel's sums to the next panel's
     const uint8_t *end;        // few rows: of the codes of strip 0
     const uint8_t *after;      // few rows: of what is read behind them, strip 0; NULL: nothing
+    ptrdiff_t stride;          // few rows: from a strip to the one that is read behind it
+    int64_t group, groups;     // few rows: the first one here of all of a strip
     const uint8_t *next;       // many rows: a line to fetch with each line read
     const uint8_t *factors[4]; // of the groups, MB_STRIP bytes each
     const float *scales[4];    // of the groups; NULL where tiles scale no chains

@@ -242,6 +242,9 @@ static bool sum_few(const struct mb_walk *walk, int64_t panel, int64_t panels, c
             span.top = &top;
             span.end = strip_of(walk, panel, s) + codes_bytes;
             span.after = 2 * panel + s + strips < 2 * walk->p1 ? strip_of(walk, panel, s + strips) : NULL;
+            span.stride = (ptrdiff_t)((size_t)strips * layout.strip_bytes);
+            span.group = c * layout.chunk_pairs / layout.group_pairs;
+            span.groups = mb_ceil_div(layout.pairs, layout.group_pairs);
             run_tiles(tiles->few[shape], most, &span, scratch->x + c * m * MB_X_STRIDE, MB_X_STRIDE, m, NULL);
         }
     }

@@ -60,17 +60,24 @@ MB_INLINE void fetch(const int strips, const struct mb_span *span, const uint8_t
     }
 }
 
-// Factors and columns' scales come beside the codes, in streams too slow for the processor to foresee.
+// Factors and scales come beside the codes, in streams too slow for the processor to foresee: those of a group whose
+// codes are some 4 KiB ahead, behind the last one of what is read next.
 MB_INLINE void fetch_beside(const int strips, const struct mb_span *span, bool scaled, int64_t block)
 {
-    enum { AHEAD = 8 }; // groups
+    const int64_t bytes = span->group_pairs * (LINE_BYTES / LINE_PAIRS), ahead = 1 + 4096 / bytes;
+    const bool beyond = span->group + block + ahead >= span->groups;
+    const int64_t group = block + ahead - (beyond ? span->groups : 0);
+    const ptrdiff_t next = beyond ? span->stride : 0;
+    if (beyond && !span->after) return;
     MB_UNROLL for (int s = 0; s < strips; s++)
     {
-        if (span->factors[s])
-            _mm_prefetch((const char *)span->factors[s] + (block + 2 * AHEAD) * MB_STRIP, _MM_HINT_T0);
-        if (!scaled || !mb_scales_differ(span, s, block)) continue;
-        const float *full = span->full[s] + (block + AHEAD) * MB_STRIP;
-        MB_UNROLL for (int i = 0; i < 2; i++) _mm_prefetch((const char *)(full + 16 * i), _MM_HINT_T0);
+        if (span->factors[s]) _mm_prefetch((const char *)span->factors[s] + next + group * MB_STRIP, _MM_HINT_T0);
+        if (!scaled) continue;
+        _mm_prefetch((const char *)(span->scales[s] + group) + next, _MM_HINT_T0);
+        if (!mb_scales_differ(span, s, block)) continue;
+        const char *full = (const char *)(span->full[s] + group * MB_STRIP) + next;
+        _mm_prefetch(full, _MM_HINT_T0);
+        _mm_prefetch(full + 64, _MM_HINT_T0);
     }
 }
 
