@@ -169,9 +169,9 @@ const struct mb_schema_row mb_schema[] = {
              "`moeblock route --placement` wrote for this mesh. Never changes bits."},
 
     {TEXT("router.type", router.type, 1), .fallback = "\"linear\"",
-     .help = "moe_gate (grouped_topk is the same), topk, linear; the operators sparsemixer, capacity, capacity_by_choice, mlp_state, joint, "
-             "product_keys, token_type, adjugate; or a registered name. A type sets the defaults of router.config; see "
-             "the presets below."},
+     .help = "moe_gate (grouped_topk is the same), topk, linear; the operators sparsemixer, capacity, "
+             "capacity_by_choice, mlp_state, joint, product_keys, token_type, adjugate; or a registered name. A type sets "
+             "the defaults of router.config; see the presets below."},
     {ENUM("router.config.input", router.input, input_names), .fallback = "\"hidden\"", .matters = pipeline,
      .help = "What the router reads: x, or the second tensor that the caller gives."},
     {FLAG("router.config.input_norm", router.input_norm), .matters = pipeline,
