@@ -325,11 +325,17 @@ static void compare_levels(enum mb_packed_format format, bool bf16, enum inputs 
         struct source source = make_source(format, kind, form == GATED_GATE_UP ? 2 : 1, n, k);
         const struct mb_activation *activation = form == PLAIN_GATE_UP || form == GATED_GATE_UP ? &silu : NULL;
         const float *bias = form % 2 ? biases : NULL;
+        const struct mb_kernels *computed = NULL; // whose bytes are in `expected`
+        uint8_t *expected = NULL;
         for (int level = 1; mb_kernel_levels[level]; level++) {
             const struct mb_kernels *kernels = mb_kernel_levels[level];
             const struct mb_kernels *model = model_of(kernels, &source, bf16, kind, (enum form)form);
             if (!model || model == kernels || !runs(kernels)) continue;
-            uint8_t *expected = run_form(model, &source, &rows.rows, activation, bias, form == SEPARATE, 0, n);
+            if (model != computed) {
+                free(expected);
+                expected = run_form(model, &source, &rows.rows, activation, bias, form == SEPARATE, 0, n);
+                computed = model;
+            }
             uint8_t *found = run_form(kernels, &source, &rows.rows, activation, bias, form == SEPARATE, 0, n);
             const size_t size = check_guards(&rows.rows, activation != NULL, found, n);
             if (memcmp(found, expected, (size_t)(m * (n + GUARD)) * size) != 0) {
@@ -337,8 +343,8 @@ static void compare_levels(enum mb_packed_format format, bool bf16, enum inputs 
                          model->name, (int)format, bf16, (int)kind, (int)m, (int)n, (int)k, form);
             }
             free(found);
-            free(expected);
         }
+        free(expected);
         free_source(&source);
     }
     free_rows(&rows);
