@@ -8,7 +8,8 @@
 //   NVFP4, INT4:      64 bytes two pairs: nibbles of a lane are columns 0..15 and 16..31 of the first pair, of the
 //   second FP4:              the same in blocks of 64 inputs: 16 lines, then 2 x 32 bytes 252 - exponent
 // Behind the codes of all formats but BF16 and FP4 lie the groups' factors, 32 bytes a group, and their scales: one
-// float32 a group where all 32 columns agree (else a mark), and behind those 32 a group. Factors:
+// float32 a group where all 32 columns agree (else a mark), and behind those 32 a group, the first 64 bytes alone where
+// all are bfloat16. Factors:
 //   MXFP8  246 - exponent, modulo 256
 //   NVFP4  the magnitude of the e4m3 factor with five bits for the exponent, 10 more than its own; its sign is in the
 //          codes

@@ -62,9 +62,8 @@ MB_INLINE void fetch(const int strips, const struct mb_span *span, const uint8_t
 
 // Factors and scales come beside the codes, in streams too slow for the processor to foresee: those of a group whose
 // codes are some 4 KiB ahead, behind the last one of what is read next.
-MB_INLINE void fetch_beside(const int strips, const struct mb_span *span, bool scaled, int64_t block)
+MB_INLINE void fetch_beside(const int strips, const struct mb_span *span, bool scaled, int64_t block, int64_t ahead)
 {
-    const int64_t bytes = span->group_pairs * (LINE_BYTES / LINE_PAIRS), ahead = 1 + 4096 / bytes;
     const bool beyond = span->group + block + ahead >= span->groups;
     const int64_t group = block + ahead - (beyond ? span->groups : 0);
     const ptrdiff_t next = beyond ? span->stride : 0;
@@ -123,11 +122,12 @@ MB_INLINE void tile(const int rows, const int strips, const bool many, const str
     const bool scaled = SCALED && span->scales[0];
     struct reach first, second;
     set_reaches(rows, strips, span, &first, &second);
+    const int64_t groups_ahead = 1 + 4096 / mb_max(span->group_pairs * (LINE_BYTES / LINE_PAIRS), 1);
     start(&decoder);
     MB_UNROLL for (int s = 0; s < strips; s++) at[s] = span->weights[s];
     load_sums(rows, strips, span, scaled, sum);
     for (int64_t p = 0, block = 0; p < span->pairs; p += span->group_pairs, block++) {
-        if (!many && GROUPS == 1) fetch_beside(strips, span, scaled, block);
+        if (!many && GROUPS == 1) fetch_beside(strips, span, scaled, block, groups_ahead);
         MB_UNROLL for (int g = 0; g < GROUPS; g++)
         {
             MB_UNROLL for (int s = 0; s < strips; s++) enter(&decoder, span, s, at[s], block, g);
